@@ -1,0 +1,82 @@
+package billing
+
+import (
+	"fmt"
+	"time"
+)
+
+// Period is how often a limit starts anew. All periods are in UTC.
+type Period string
+
+const (
+	Daily   Period = "daily"   // from 00:00
+	Weekly  Period = "weekly"  // from Sunday 00:00
+	Monthly Period = "monthly" // from the 1st 00:00
+	Never   Period = "never"   // cumulative
+)
+
+// Periods are all periods. A store keeps settled spend for each of them, so
+// that a limit may be set or changed at any time and be exact at once.
+var Periods = []Period{Daily, Weekly, Monthly, Never}
+
+// ParsePeriod reads a period's name.
+func ParsePeriod(s string) (Period, error) {
+	switch p := Period(s); p {
+	case Daily, Weekly, Monthly, Never:
+		return p, nil
+	}
+	return "", fmt.Errorf("unknown period %q: use daily, weekly, monthly or never", s)
+}
+
+// Start returns the start of the period that contains t; the Unix epoch for
+// Never.
+func (p Period) Start(t time.Time) time.Time {
+	t = t.UTC()
+	day := time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, time.UTC)
+	switch p {
+	case Daily:
+		return day
+	case Weekly:
+		return day.AddDate(0, 0, -int(day.Weekday()))
+	case Monthly:
+		return day.AddDate(0, 0, 1-day.Day())
+	default:
+		return time.Unix(0, 0).UTC()
+	}
+}
+
+// AllowanceKind is what an allowance limits.
+type AllowanceKind string
+
+const (
+	// Credits of an organization: what it has paid for.
+	Credits AllowanceKind = "credits"
+	// Budget of an organization: what it wants to spend in a period.
+	Budget AllowanceKind = "budget"
+	// KeySpend of one proxy key in a period.
+	KeySpend AllowanceKind = "key"
+)
+
+// Allowance names a limit in one period. Nothing is ever reset: the next
+// period is another allowance.
+type Allowance struct {
+	OrganizationID string
+	Kind           AllowanceKind
+	// KeyID is set for KeySpend.
+	KeyID  string
+	Period Period
+	// Start of the period, as Period.Start returns it.
+	Start time.Time
+}
+
+// CreditsOf is the allowance of an organization's credits.
+func CreditsOf(org string) Allowance {
+	return Allowance{OrganizationID: org, Kind: Credits, Period: Never, Start: Never.Start(time.Time{})}
+}
+
+// Lease is a part of an allowance that the store has handed to one node, for
+// that node to spend without asking again.
+type Lease struct {
+	Allowance Allowance
+	Amount    Money
+}

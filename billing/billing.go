@@ -1,0 +1,75 @@
+// Package billing knows whose money it is: organizations, proxy keys, the
+// limits on what they may spend, the holds of open requests and the
+// settlements of finished ones. It keeps its books in a Store.
+package billing
+
+import (
+	"errors"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/metering"
+)
+
+// Money is an amount in nano-USD.
+type Money = metering.Money
+
+// DefaultOrganization is the id of the organization that a first start
+// creates, and that the operator's token acts on unless told otherwise.
+const DefaultOrganization = "default"
+
+var (
+	// ErrNotFound: no such key, request, entry or organization.
+	ErrNotFound = errors.New("not found")
+	// ErrConflict: an idempotency key was used before, for other content.
+	ErrConflict = errors.New("idempotency key was used for other content")
+	// ErrRevoked: the key is revoked, which cannot be undone.
+	ErrRevoked = errors.New("key is revoked")
+)
+
+// Organization owns keys and credits.
+type Organization struct {
+	ID        string
+	Name      string
+	CreatedAt time.Time
+}
+
+// Account is an organization's money.
+type Account struct {
+	Organization Organization
+	// Balance is the sum of all ledger entries.
+	Balance Money
+}
+
+// EntryType says why a ledger entry exists.
+type EntryType string
+
+const (
+	Purchase   EntryType = "purchase"
+	UsageDebit EntryType = "usage_debit"
+	Adjustment EntryType = "adjustment"
+	Refund     EntryType = "refund"
+	Dispute    EntryType = "dispute"
+)
+
+// Entry is one line of an organization's ledger. Entries are only ever
+// appended.
+type Entry struct {
+	ID             string
+	OrganizationID string
+	Type           EntryType
+	// Amount is negative for a debit.
+	Amount Money
+	// BalanceAfter is the organization's balance including this entry.
+	BalanceAfter Money
+	CreatedAt    time.Time
+	// RequestID is the request that a usage_debit pays for.
+	RequestID string
+	// PaymentID is the payment that a purchase, refund or dispute belongs to.
+	PaymentID string
+	// Reason and Actor explain an adjustment.
+	Reason string
+	Actor  string
+	// IdempotencyKey makes a repeated append harmless. It is unique within
+	// the organization.
+	IdempotencyKey string
+}
