@@ -1,0 +1,354 @@
+// Package caddymodule is the gateway as Caddy sees it: the app llm_gateway
+// with its configuration, and the handler that takes a request from a
+// client's key to the provider's answer and the debit for it. A reader may
+// start at Handler.ServeHTTP.
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/journal"
+	"github.com/caddy-llm-gateway/gateway/metering"
+)
+
+func init() {
+	caddy.RegisterModule(App{})
+}
+
+// App is the LLM gateway: its books, its providers and its prices. The
+// handlers `llm_gateway` and `llm_gateway_admin` serve it.
+type App struct {
+	// Storage is where the books are kept.
+	// Default: SQLite in Caddy's data directory.
+	Storage *Storage `json:"storage,omitempty"`
+
+	// Journal is this node's write-ahead journal.
+	// Default: a directory in Caddy's data directory.
+	Journal *Journal `json:"journal,omitempty"`
+
+	// AdminToken is the operator's credential for the management API. It is
+	// usually a placeholder such as {env.GATEWAY_ADMIN_TOKEN}, resolved when
+	// the configuration is loaded. Empty: nobody is let in.
+	AdminToken string `json:"admin_token,omitempty"`
+
+	// Unpriced says what to do with requests for models, or to endpoints,
+	// that have no price: "refuse" them (default), charge them at the
+	// "ceiling" of the provider's price list, or "record" them at no cost.
+	Unpriced string `json:"unpriced,omitempty"`
+
+	// Discount is how much lower than the market rate your rate is, as a
+	// percentage such as "20%". Default: "0%".
+	Discount string `json:"discount,omitempty"`
+
+	// Prices are prices of models that the built-in catalogue does not know,
+	// or knows otherwise. They win over the catalogue.
+	Prices []*Price `json:"prices,omitempty"`
+
+	// Billing is how organizations buy credits. Default: they cannot.
+	Billing *Billing `json:"billing,omitempty"`
+
+	// Providers by name. A request to /<name>/... goes to that provider.
+	Providers map[string]*Provider `json:"providers,omitempty"`
+
+	// MaxBody is the largest request body in bytes, other than of uploads,
+	// which are streamed. Default: 33554432 (32 MiB).
+	MaxBody int64 `json:"max_body,omitempty"`
+
+	// Drain is how long a provider's response is read on after the client has
+	// left, to learn what it cost. Default: 30s.
+	Drain caddy.Duration `json:"drain,omitempty"`
+
+	// DefaultMaxTokens is how many generated tokens to hold credits for when a
+	// request does not limit them itself. Default: 1024.
+	DefaultMaxTokens int64 `json:"default_max_tokens,omitempty"`
+
+	engine       *engine
+	engineConfig *engineConfig
+	book         *metering.Book
+	discount     metering.Discount
+	log          *zap.Logger
+	replaced     *App // the one before, should this one fail to start
+}
+
+// running is the app of the configuration that is in force. Modules that
+// Caddy provisions before any app find it here.
+var running atomic.Pointer[App]
+
+// Storage is a database for the books.
+type Storage struct {
+	// Driver is "sqlite" for a file on this machine, or "postgres" for a
+	// database that several gateways share.
+	Driver string `json:"driver"`
+	// DSN is the file's path, or a PostgreSQL connection string. Placeholders
+	// are resolved when the configuration is loaded.
+	DSN string `json:"dsn"`
+}
+
+const (
+	driverSQLite   = "sqlite"
+	driverPostgres = "postgres"
+)
+
+// Journal configures the write-ahead journal.
+type Journal struct {
+	// Path is the journal's directory. It belongs to one gateway process.
+	Path string `json:"path,omitempty"`
+	// Sync is when records are forced to the disk: every few milliseconds
+	// ("interval", default), each before it takes effect ("always"), or when
+	// the operating system likes ("off"). None of them loses a record when
+	// the gateway crashes; they differ in what a power cut can lose.
+	Sync journal.Sync `json:"sync,omitempty"`
+}
+
+// Billing configures how credits are bought.
+type Billing struct {
+	// Mode is "development": purchases are granted at once, without payment.
+	Mode string `json:"mode"`
+	// Packages are what can be bought.
+	Packages []*Package `json:"packages,omitempty"`
+}
+
+const billingDevelopment = "development"
+
+// Package is an amount of credits at a price.
+type Package struct {
+	// ID names the package.
+	ID string `json:"id"`
+	// Price in USD, as a decimal such as "10.00".
+	Price string `json:"price"`
+	// Credits in USD, as a decimal.
+	Credits string `json:"credits"`
+}
+
+// Price is the market rate of a model.
+type Price struct {
+	// Provider is the provider's name.
+	Provider string `json:"provider"`
+	// Model is the model's id. It stands for its dated snapshots too; a
+	// trailing * stands for anything.
+	Model string `json:"model"`
+	metering.RateCard
+}
+
+// CaddyModule returns the Caddy module information.
+func (App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "llm_gateway",
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// Provision sets up the app. It opens no database: Start does.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.log = ctx.Logger()
+	a.setDefaults()
+	repl := caddy.NewReplacer()
+	a.AdminToken = repl.ReplaceAll(a.AdminToken, "")
+	if a.AdminToken == "" {
+		a.log.Warn("no admin_token: the management API lets nobody in")
+	}
+	if err := a.provisionPrices(); err != nil {
+		return err
+	}
+	if _, err := a.Packages(); err != nil {
+		return err
+	}
+	for name, p := range a.Providers {
+		if err := p.provision(ctx, name); err != nil {
+			return fmt.Errorf("provider %s: %w", name, err)
+		}
+		if !p.configured() {
+			a.log.Warn("provider has no api_key: requests for it are refused", zap.String("provider", name))
+		}
+	}
+	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
+		return fmt.Errorf("register metrics: %w", err)
+	}
+	config := engineConfig{
+		storage:     Storage{Driver: a.Storage.Driver, DSN: repl.ReplaceAll(a.Storage.DSN, "")},
+		journalDir:  repl.ReplaceAll(a.Journal.Path, ""),
+		journalSync: a.Journal.Sync,
+	}
+	if config.storage.DSN == "" {
+		return fmt.Errorf("storage %s: the location is empty; is its environment variable set?", config.storage.Driver)
+	}
+	engine, err := loadEngine(config)
+	if err != nil {
+		return err
+	}
+	a.engine, a.engineConfig = engine, &config
+	return nil
+}
+
+func (a *App) setDefaults() {
+	data := filepath.Join(caddy.AppDataDir(), "llm_gateway")
+	if a.Storage == nil {
+		a.Storage = &Storage{Driver: driverSQLite, DSN: filepath.Join(data, "gateway.db")}
+	}
+	if a.Journal == nil {
+		a.Journal = &Journal{}
+	}
+	if a.Journal.Path == "" {
+		a.Journal.Path = filepath.Join(data, "journal")
+	}
+	if a.Journal.Sync == "" {
+		a.Journal.Sync = journal.SyncInterval
+	}
+	if a.Unpriced == "" {
+		a.Unpriced = unpricedRefuse
+	}
+	if a.MaxBody == 0 {
+		a.MaxBody = 32 << 20
+	}
+	if a.Drain == 0 {
+		a.Drain = caddy.Duration(30 * time.Second)
+	}
+	if a.DefaultMaxTokens == 0 {
+		a.DefaultMaxTokens = 1024
+	}
+}
+
+// Validate checks what the configuration says.
+func (a *App) Validate() error {
+	switch a.Storage.Driver {
+	case driverSQLite, driverPostgres:
+	default:
+		return fmt.Errorf("unknown storage %q: use sqlite or postgres", a.Storage.Driver)
+	}
+	switch a.Journal.Sync {
+	case journal.SyncInterval, journal.SyncAlways, journal.SyncOff:
+	default:
+		return fmt.Errorf("unknown journal sync %q: use interval, always or off", a.Journal.Sync)
+	}
+	switch a.Unpriced {
+	case unpricedRefuse, unpricedCeiling, unpricedRecord:
+	default:
+		return fmt.Errorf("unknown policy for unpriced models %q: use refuse, ceiling or record", a.Unpriced)
+	}
+	if a.Billing != nil && a.Billing.Mode != billingDevelopment {
+		return fmt.Errorf("unknown billing mode %q: use development", a.Billing.Mode)
+	}
+	if a.MaxBody < 0 || a.Drain < 0 || a.DefaultMaxTokens < 0 {
+		return errors.New("max_body, drain and default_max_tokens must not be negative")
+	}
+	return nil
+}
+
+// Start opens the books.
+func (a *App) Start() error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if err := a.engine.open(ctx); err != nil {
+		return err
+	}
+	a.replaced = running.Swap(a)
+	return nil
+}
+
+// Stop leaves the books open: requests of this configuration may still be
+// running. Cleanup lets go of them.
+func (a *App) Stop() error {
+	// Only an app whose configuration fails to load is still the running one.
+	running.CompareAndSwap(a, a.replaced)
+	a.replaced = nil
+	return nil
+}
+
+// Cleanup lets go of what Provision took.
+func (a *App) Cleanup() error {
+	if a.engineConfig == nil {
+		return nil
+	}
+	_, err := engines.Delete(*a.engineConfig)
+	return err
+}
+
+// The policies for requests without a price.
+const (
+	unpricedRefuse  = "refuse"
+	unpricedCeiling = "ceiling"
+	unpricedRecord  = "record"
+)
+
+func (a *App) provisionPrices() error {
+	var err error
+	if a.Discount != "" {
+		if a.discount, err = metering.ParseDiscount(a.Discount); err != nil {
+			return fmt.Errorf("discount: %w", err)
+		}
+	}
+	catalogue, err := metering.Catalogue()
+	if err != nil {
+		return err
+	}
+	rules := make([]metering.Rule, 0, len(a.Prices))
+	for _, p := range a.Prices {
+		rates, err := p.Rates()
+		if err != nil {
+			return fmt.Errorf("price of %s %s: %w", p.Provider, p.Model, err)
+		}
+		rules = append(rules, metering.Rule{
+			ID:       p.ruleID(),
+			Provider: p.Provider,
+			Models:   []metering.Match{metering.Match(p.Model)},
+			Rates:    rates,
+			Source:   "configuration",
+		})
+	}
+	a.book, err = metering.NewBook(catalogue, rules)
+	return err
+}
+
+// ruleID names the price with its rates, so that audit rows tell those that
+// were priced before a change of the configuration from those after it.
+func (p *Price) ruleID() string {
+	h := fnv.New32a()
+	fmt.Fprintf(h, "%q", p.RateCard)
+	return fmt.Sprintf("config/%s/%s@%08x", p.Provider, p.Model, h.Sum32())
+}
+
+// Packages returns what credits can be bought, in the order configured.
+func (a *App) Packages() ([]billing.Package, error) {
+	if a.Billing == nil {
+		return nil, nil
+	}
+	var list []billing.Package
+	for _, p := range a.Billing.Packages {
+		price, err := metering.ParseUSD(p.Price)
+		if err != nil {
+			return nil, fmt.Errorf("package %s: price: %w", p.ID, err)
+		}
+		credits, err := metering.ParseUSD(p.Credits)
+		if err != nil {
+			return nil, fmt.Errorf("package %s: credits: %w", p.ID, err)
+		}
+		if p.ID == "" || price < 0 || credits <= 0 {
+			return nil, fmt.Errorf("package %q: want a name, a price of at least 0 and credits above 0", p.ID)
+		}
+		if slices.ContainsFunc(list, func(q billing.Package) bool { return q.ID == p.ID }) {
+			return nil, fmt.Errorf("package %q: defined twice", p.ID)
+		}
+		list = append(list, billing.Package{ID: p.ID, Price: price, Credits: credits})
+	}
+	return list, nil
+}
+
+// Interface guards
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.Validator    = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)

@@ -1,0 +1,378 @@
+package caddymodule
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-llm-gateway/gateway/billing/journal"
+	"github.com/caddy-llm-gateway/gateway/metering"
+)
+
+func init() {
+	httpcaddyfile.RegisterGlobalOption("llm_gateway", parseApp)
+	httpcaddyfile.RegisterHandlerDirective("llm_gateway", parseHandler)
+	httpcaddyfile.RegisterDirectiveOrder("llm_gateway", httpcaddyfile.Before, "reverse_proxy")
+}
+
+func parseHandler(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
+	handler := new(Handler)
+	return handler, handler.UnmarshalCaddyfile(h.Dispenser)
+}
+
+// UnmarshalCaddyfile sets up the handler from Caddyfile tokens. Syntax:
+//
+//	llm_gateway [<matcher>]
+func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume directive name
+	return noMore(d)
+}
+
+func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
+	if existing != nil {
+		return nil, d.Err("llm_gateway is already configured")
+	}
+	app := new(App)
+	if err := app.UnmarshalCaddyfile(d); err != nil {
+		return nil, err
+	}
+	return httpcaddyfile.App{Name: "llm_gateway", Value: caddyconfig.JSON(app, nil)}, nil
+}
+
+// UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
+//
+//	llm_gateway {
+//	    storage sqlite <path> | postgres <connection string>
+//	    journal <directory> {
+//	        sync interval|always|off
+//	    }
+//	    admin_token <token>
+//	    unpriced refuse|ceiling|record
+//	    discount <percent>
+//	    billing development {
+//	        package <name> <price in USD> <credits in USD>
+//	    }
+//	    provider <name> {
+//	        protocol openai|anthropic|gemini
+//	        base_url <url>
+//	        api_key <key>
+//	        free_route <pattern>...
+//	        transport <module> { ... }
+//	    }
+//	    price <provider> <model> {
+//	        input <USD per million tokens>
+//	        output <USD per million tokens>
+//	        cache_read|cache_write|cache_write_long <USD per million tokens>
+//	        input_audio|input_image|cache_read_audio|output_audio|output_image <USD per million tokens>
+//	        web_search_per_1k <USD>
+//	    }
+//	    max_body <size>
+//	    drain <duration>
+//	    default_max_tokens <number>
+//	}
+func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
+	d.Next() // consume option name
+	if err := noMore(d); err != nil {
+		return err
+	}
+	seen := make(map[string]bool)
+	for d.NextBlock(0) {
+		option := d.Val()
+		parse, ok := appOptions[option]
+		if !ok {
+			return d.Errf("unrecognized llm_gateway option %q", option)
+		}
+		if seen[option] && !repeatable[option] {
+			return d.Errf("llm_gateway option %q is given twice", option)
+		}
+		seen[option] = true
+		if err := parse(a, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
+	"storage":     (*App).parseStorage,
+	"journal":     (*App).parseJournal,
+	"admin_token": func(a *App, d *caddyfile.Dispenser) error { return oneArg(d, &a.AdminToken) },
+	"unpriced":    (*App).parseUnpriced,
+	"discount":    (*App).parseDiscount,
+	"billing":     (*App).parseBilling,
+	"provider":    (*App).parseProvider,
+	"price":       (*App).parsePrice,
+	"max_body":    (*App).parseMaxBody,
+	"drain":       (*App).parseDrain,
+	"default_max_tokens": func(a *App, d *caddyfile.Dispenser) error {
+		return positive(d, &a.DefaultMaxTokens)
+	},
+}
+
+var repeatable = map[string]bool{"provider": true, "price": true}
+
+func (a *App) parseStorage(d *caddyfile.Dispenser) error {
+	a.Storage = new(Storage)
+	if !d.Args(&a.Storage.Driver, &a.Storage.DSN) {
+		return d.Err("want: storage sqlite <path> or storage postgres <connection string>")
+	}
+	if a.Storage.Driver != driverSQLite && a.Storage.Driver != driverPostgres {
+		return d.Errf("unknown storage %q: use sqlite or postgres", a.Storage.Driver)
+	}
+	return noMore(d)
+}
+
+func (a *App) parseJournal(d *caddyfile.Dispenser) error {
+	a.Journal = new(Journal)
+	if !d.Args(&a.Journal.Path) {
+		return d.ArgErr()
+	}
+	if err := noMore(d); err != nil {
+		return err
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "sync" {
+			return d.Errf("unrecognized journal option %q", d.Val())
+		}
+		var sync string
+		if err := oneArg(d, &sync); err != nil {
+			return err
+		}
+		switch a.Journal.Sync = journal.Sync(sync); a.Journal.Sync {
+		case journal.SyncInterval, journal.SyncAlways, journal.SyncOff:
+		default:
+			return d.Errf("unknown journal sync %q: use interval, always or off", sync)
+		}
+	}
+	return nil
+}
+
+func (a *App) parseUnpriced(d *caddyfile.Dispenser) error {
+	if err := oneArg(d, &a.Unpriced); err != nil {
+		return err
+	}
+	switch a.Unpriced {
+	case unpricedRefuse, unpricedCeiling, unpricedRecord:
+		return nil
+	}
+	return d.Errf("unknown policy %q: use refuse, ceiling or record", a.Unpriced)
+}
+
+func (a *App) parseDiscount(d *caddyfile.Dispenser) error {
+	if err := oneArg(d, &a.Discount); err != nil {
+		return err
+	}
+	if _, err := metering.ParseDiscount(a.Discount); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
+}
+
+func (a *App) parseBilling(d *caddyfile.Dispenser) error {
+	a.Billing = new(Billing)
+	if !d.Args(&a.Billing.Mode) {
+		return d.ArgErr()
+	}
+	if a.Billing.Mode != billingDevelopment {
+		return d.Errf("unknown billing mode %q: use development", a.Billing.Mode)
+	}
+	if err := noMore(d); err != nil {
+		return err
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if d.Val() != "package" {
+			return d.Errf("unrecognized billing option %q", d.Val())
+		}
+		p := new(Package)
+		if !d.Args(&p.ID, &p.Price, &p.Credits) {
+			return d.Err("want: package <name> <price in USD> <credits in USD>")
+		}
+		if err := noMore(d); err != nil {
+			return err
+		}
+		a.Billing.Packages = append(a.Billing.Packages, p)
+		if _, err := a.Packages(); err != nil {
+			return d.WrapErr(err)
+		}
+	}
+	return nil
+}
+
+func (a *App) parseProvider(d *caddyfile.Dispenser) error {
+	var name string
+	if !d.Args(&name) {
+		return d.ArgErr()
+	}
+	if err := noMore(d); err != nil {
+		return err
+	}
+	if err := checkProviderName(name); err != nil {
+		return d.WrapErr(err)
+	}
+	if a.Providers[name] != nil {
+		return d.Errf("provider %q is configured twice", name)
+	}
+	p := new(Provider)
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		if err := p.parseOption(d); err != nil {
+			return err
+		}
+	}
+	if p.Protocol == "" && known[name].protocol == "" {
+		return d.Errf("provider %q needs a protocol: openai, anthropic or gemini", name)
+	}
+	if p.BaseURL == "" && known[name].protocol == "" {
+		return d.Errf("provider %q needs a base_url", name)
+	}
+	if a.Providers == nil {
+		a.Providers = make(map[string]*Provider)
+	}
+	a.Providers[name] = p
+	return nil
+}
+
+func (p *Provider) parseOption(d *caddyfile.Dispenser) error {
+	switch d.Val() {
+	case "protocol":
+		var protocol string
+		if err := oneArg(d, &protocol); err != nil {
+			return err
+		}
+		switch p.Protocol = metering.Protocol(protocol); p.Protocol {
+		case metering.OpenAI, metering.Anthropic, metering.Gemini:
+			return nil
+		}
+		return d.Errf("unknown protocol %q: use openai, anthropic or gemini", protocol)
+	case "base_url":
+		return oneArg(d, &p.BaseURL)
+	case "api_key":
+		return oneArg(d, &p.APIKey)
+	case "free_route":
+		patterns := d.RemainingArgs()
+		if len(patterns) == 0 {
+			return d.ArgErr()
+		}
+		p.FreeRoutes = append(p.FreeRoutes, patterns...)
+		return nil
+	case "transport":
+		return p.parseTransport(d)
+	}
+	return d.Errf("unrecognized provider option %q", d.Val())
+}
+
+func (p *Provider) parseTransport(d *caddyfile.Dispenser) error {
+	if !d.NextArg() {
+		return d.ArgErr()
+	}
+	if p.TransportRaw != nil {
+		return d.Err("transport is given twice")
+	}
+	name := d.Val()
+	module, err := caddyfile.UnmarshalModule(d, "http.reverse_proxy.transport."+name)
+	if err != nil {
+		return err
+	}
+	p.TransportRaw = caddyconfig.JSONModuleObject(module, "protocol", name, nil)
+	return nil
+}
+
+func (a *App) parsePrice(d *caddyfile.Dispenser) error {
+	p := new(Price)
+	if !d.Args(&p.Provider, &p.Model) {
+		return d.Err("want: price <provider> <model> { ... }")
+	}
+	if err := noMore(d); err != nil {
+		return err
+	}
+	rates := map[string]*string{
+		"input": &p.Input, "input_audio": &p.InputAudio, "input_image": &p.InputImage,
+		"cache_read": &p.CacheRead, "cache_read_audio": &p.CacheReadAudio,
+		"cache_write": &p.CacheWrite, "cache_write_long": &p.CacheWriteLong,
+		"output": &p.Output, "output_audio": &p.OutputAudio, "output_image": &p.OutputImage,
+		"web_search_per_1k": &p.WebSearchPer1K,
+	}
+	for nesting := d.Nesting(); d.NextBlock(nesting); {
+		rate, ok := rates[d.Val()]
+		if !ok {
+			return d.Errf("unrecognized rate %q", d.Val())
+		}
+		if err := oneArg(d, rate); err != nil {
+			return err
+		}
+		if amount, err := metering.ParseUSD(*rate); err != nil || amount < 0 {
+			return d.Errf("rate %q is not a decimal amount of USD of at least 0", *rate)
+		}
+	}
+	if _, err := p.Rates(); err != nil {
+		return d.Errf("price of %s %s: %v", p.Provider, p.Model, err)
+	}
+	a.Prices = append(a.Prices, p)
+	return nil
+}
+
+func (a *App) parseMaxBody(d *caddyfile.Dispenser) error {
+	var text string
+	if err := oneArg(d, &text); err != nil {
+		return err
+	}
+	size, err := humanize.ParseBytes(text)
+	if err != nil || size == 0 || size > 1<<40 {
+		return d.Errf("max_body %q: want a size such as 32MiB", text)
+	}
+	a.MaxBody = int64(size)
+	return nil
+}
+
+func (a *App) parseDrain(d *caddyfile.Dispenser) error {
+	var text string
+	if err := oneArg(d, &text); err != nil {
+		return err
+	}
+	drain, err := caddy.ParseDuration(text)
+	if err != nil || drain <= 0 || drain > time.Hour {
+		return d.Errf("drain %q: want a duration such as 30s", text)
+	}
+	a.Drain = caddy.Duration(drain)
+	return nil
+}
+
+func positive(d *caddyfile.Dispenser, n *int64) error {
+	var text string
+	if err := oneArg(d, &text); err != nil {
+		return err
+	}
+	v, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || v <= 0 {
+		return d.Errf("%q is not a number above 0", text)
+	}
+	*n = v
+	return nil
+}
+
+// oneArg reads an option's only argument.
+func oneArg(d *caddyfile.Dispenser, value *string) error {
+	if !d.Args(value) {
+		return d.ArgErr()
+	}
+	return noMore(d)
+}
+
+func noMore(d *caddyfile.Dispenser) error {
+	if d.NextArg() {
+		return d.ArgErr()
+	}
+	return nil
+}
+
+// Interface guards
+var (
+	_ caddyfile.Unmarshaler = (*Handler)(nil)
+	_ caddyfile.Unmarshaler = (*App)(nil)
+)

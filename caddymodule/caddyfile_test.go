@@ -1,0 +1,128 @@
+package caddymodule
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+)
+
+var update = flag.Bool("update", false, "write the goldens anew")
+
+const goldenSeparator = "----------\n"
+
+func adapt(caddyfile string) ([]byte, error) {
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), map[string]any{"filename": "Caddyfile"})
+	return config, err
+}
+
+func TestCaddyfileAdaptsToJSON(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/*.caddyfiletest")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no goldens: %v", err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			b, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			input, want, found := strings.Cut(string(b), goldenSeparator)
+			if !found {
+				t.Fatal("no separator")
+			}
+			config, err := adapt(input)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got bytes.Buffer
+			if err := json.Indent(&got, config, "", "\t"); err != nil {
+				t.Fatal(err)
+			}
+			got.WriteByte('\n')
+			if *update {
+				if err := os.WriteFile(file, []byte(input+goldenSeparator+got.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			if diff := cmp.Diff(want, got.String()); diff != "" {
+				t.Errorf("adapted config (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, options string
+		line          string
+		want          string
+	}{
+		{"unknown option", "speling yes", "Caddyfile:3", `unrecognized llm_gateway option "speling"`},
+		{"option twice", "discount 1%\ndiscount 2%", "Caddyfile:4", `"discount" is given twice`},
+		{"unknown storage", "storage mysql x", "Caddyfile:3", `unknown storage "mysql"`},
+		{"storage without a place", "storage sqlite", "Caddyfile:3", "want: storage sqlite <path>"},
+		{"unknown policy", "unpriced maybe", "Caddyfile:3", `unknown policy "maybe"`},
+		{"discount without percent", "discount 0.2", "Caddyfile:3", "want a percentage such as 20%"},
+		{"discount above all", "discount 101%", "Caddyfile:3", "outside 0% to 100%"},
+		{"unknown billing mode", "billing paypal", "Caddyfile:3", `unknown billing mode "paypal"`},
+		{"package without credits", "billing development {\npackage a 1\n}", "Caddyfile:4", "want: package <name>"},
+		{"package with a bad amount", "billing development {\npackage a 1 ten\n}", "Caddyfile:4", "invalid dollar amount"},
+		{"package twice", "billing development {\npackage a 1 1\npackage a 2 2\n}", "Caddyfile:5", "defined twice"},
+		{"provider twice", "provider openai\nprovider openai", "Caddyfile:4", "configured twice"},
+		{"provider without protocol", "provider mistral {\nbase_url http://x\n}", "Caddyfile:5", "needs a protocol"},
+		{"provider without base_url", "provider mistral {\nprotocol openai\n}", "Caddyfile:5", "needs a base_url"},
+		{"provider with a reserved name", "provider v1 {\n}", "Caddyfile:3", "cannot name a provider"},
+		{"provider with a bad name", "provider A/b {\n}", "Caddyfile:3", "lower-case letters"},
+		{"unknown provider option", "provider openai {\napi_kye x\n}", "Caddyfile:4", `unrecognized provider option "api_kye"`},
+		{"unknown protocol", "provider x {\nprotocol soap\n}", "Caddyfile:4", `unknown protocol "soap"`},
+		{"unknown transport", "provider openai {\ntransport pigeon\n}", "Caddyfile:4", "pigeon"},
+		{"unknown transport option", "provider openai {\ntransport http {\nwings 2\n}\n}", "Caddyfile:5", "wings"},
+		{"unknown rate", "price openai m {\ninptu 1\n}", "Caddyfile:4", `unrecognized rate "inptu"`},
+		{"negative rate", "price openai m {\ninput -1\n}", "Caddyfile:4", "at least 0"},
+		{"price without output", "price openai m {\ninput 1\n}", "Caddyfile:5", "must be stated"},
+		{"bad size", "max_body much", "Caddyfile:3", "want a size"},
+		{"bad duration", "drain soon", "Caddyfile:3", "want a duration"},
+		{"bad number", "default_max_tokens -1", "Caddyfile:3", "not a number above 0"},
+		{"unknown sync", "journal x {\nsync sometimes\n}", "Caddyfile:4", `unknown journal sync "sometimes"`},
+		{"too many arguments", "admin_token a b", "Caddyfile:3", "argument"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := adapt("{\nllm_gateway {\n" + test.options + "\n}\n}\n:8080 {\nllm_gateway\n}\n")
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if !strings.Contains(err.Error(), test.want) || !strings.Contains(err.Error(), test.line) {
+				t.Errorf("error %q\nwant %q at %s", err, test.want, test.line)
+			}
+		})
+	}
+}
+
+func FuzzCaddyfile(f *testing.F) {
+	b, err := os.ReadFile("testdata/full.caddyfiletest")
+	if err != nil {
+		f.Fatal(err)
+	}
+	input, _, _ := strings.Cut(string(b), goldenSeparator)
+	f.Add(input)
+	f.Fuzz(func(t *testing.T, input string) {
+		d := caddyfile.NewTestDispenser(input)
+		if err := new(App).UnmarshalCaddyfile(d); err == nil && d.Next() {
+			t.Error("options were left unread without an error")
+		}
+	})
+}

@@ -1,0 +1,357 @@
+package caddymodule
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/metering"
+)
+
+// call is one proxy request, from the client's headers to the settlement.
+type call struct {
+	app    *App
+	engine *engine
+	w      http.ResponseWriter
+	r      *http.Request
+	row    billing.Settlement // what will be settled; filled as it becomes known
+
+	provider *Provider
+	path     string // of the provider's API, decoded, without version for OpenAI
+	escaped  string // the same as the client wrote it
+	query    string // without a proxy key
+
+	secret   string
+	key      *proxyKey
+	endpoint metering.Endpoint
+	request  metering.Request
+	model    string // as the client names it
+	body     []byte // nil if the body is streamed
+	streamed bool   // the body goes to the provider as it comes
+
+	rule     *metering.Rule // nil if the request is free or has no price
+	unpriced bool           // it has no price, and goes on by policy
+	hold     *billing.Hold  // nil before it is authorized and after it is settled
+	response response
+	abort    bool // the client's connection is to be broken off
+}
+
+// newCall understands what the URL says. It returns nil for a path that is
+// not the gateway's.
+func (a *App) newCall(w http.ResponseWriter, r *http.Request) (*call, *refusal) {
+	name, rest := splitProvider(r.URL.Path)
+	provider := a.Providers[name]
+	_, isKnown := known[name]
+	if provider == nil && !isKnown {
+		if reserved[name] || findSecret(r, nil) == "" {
+			return nil, nil
+		}
+		return nil, &refuseUnknownProvider
+	}
+	now := time.Now()
+	c := &call{app: a, engine: a.engine, w: w, r: r, provider: provider}
+	c.row = billing.Settlement{
+		RequestID:   billing.NewID("req", now),
+		At:          now,
+		Provider:    name,
+		UsageSource: metering.SourceNone,
+		ClientIP:    clientIP(r),
+		UserAgent:   clean(r.UserAgent(), maxUserAgent),
+	}
+	w.Header().Set("X-Request-Id", c.row.RequestID)
+	_, c.escaped = splitProvider(r.URL.EscapedPath())
+	c.path, c.query = rest, r.URL.RawQuery
+	if c.protocol() == metering.OpenAI {
+		c.path, c.escaped = trimVersion(c.path), trimVersion(c.escaped)
+	}
+	var query url.Values
+	if c.query != "" {
+		query = r.URL.Query()
+	}
+	if c.protocol() == metering.Gemini && query.Has("key") {
+		c.query = removeParameter(c.query, "key")
+	} else {
+		query.Del("key")
+	}
+	c.secret = findSecret(r, query)
+	c.endpoint = metering.Classify(c.protocol(), r.Method, c.path, query)
+	c.row.Endpoint = c.endpoint.Name
+	c.setModel(c.endpoint.Model)
+	return c, nil
+}
+
+// Limits in bytes on texts from outside that are stored.
+const (
+	maxUserAgent = 512
+	maxModel     = 256
+	maxTier      = 32
+)
+
+func (c *call) protocol() metering.Protocol {
+	if c.provider != nil {
+		return c.provider.Protocol
+	}
+	return known[c.row.Provider].protocol
+}
+
+// authenticate finds the key and checks what does not need the body.
+func (c *call) authenticate() *refusal {
+	if c.secret == "" {
+		return &refuseMissingKey
+	}
+	if !billing.IsSecret(c.secret) {
+		return &refuseInvalidKey
+	}
+	key, err := c.engine.keys.find(c.r.Context(), c.secret)
+	if errors.Is(err, billing.ErrNotFound) {
+		return &refuseInvalidKey
+	}
+	if err != nil {
+		return refuseLedger.because(err)
+	}
+	c.key = key
+	c.row.OrganizationID, c.row.KeyID, c.row.KeyName = key.OrganizationID, key.ID, key.Name
+	switch status := key.Status(c.row.At); {
+	case status == billing.KeyRevoked:
+		return &refuseRevokedKey
+	case status == billing.KeyExpired:
+		return &refuseExpiredKey
+	case !key.allowsIP(c.row.ClientIP):
+		return &refuseIP
+	case c.provider == nil || !c.provider.configured():
+		return &refuseNotConfigured
+	case !key.allowsProvider(c.provider.name):
+		return &refuseProvider
+	case hasDotSegment(c.path):
+		return &refuseInvalidPath
+	}
+	return nil
+}
+
+// read takes in the body, unless it is an upload, and what it says about the
+// request's cost.
+func (c *call) read() *refusal {
+	if c.streamed = c.endpoint.Billing != metering.Metered && !isJSON(c.r.Header); c.streamed {
+		return c.allow()
+	}
+	body, err := readBody(c.r, c.app.MaxBody)
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return &refuseLargeBody
+	case err != nil:
+		return refuseInvalidBody.because(err)
+	}
+	// The body has arrived: a client that now waits silently for a slow model
+	// must not run into the server's deadline for reading.
+	_ = http.NewResponseController(c.w).SetReadDeadline(time.Time{})
+	c.body = body
+	if len(body) > 0 || c.endpoint.Billing == metering.Metered {
+		if c.request, err = c.endpoint.ReadRequest(body); err != nil {
+			return refuseInvalidBody.because(err)
+		}
+	}
+	c.row.Streaming = c.request.Stream || c.endpoint.Streams
+	if c.request.Model != "" {
+		c.setModel(c.request.Model)
+	}
+	if c.request.HidesUsage {
+		c.body = metering.AskUsage(c.body)
+	}
+	return c.allow()
+}
+
+func (c *call) setModel(model string) {
+	c.model, c.row.Model = model, clean(model, maxModel)
+}
+
+// allow checks the model against the key. A key that is limited to some
+// models opens nothing that may cost money without naming one.
+func (c *call) allow() *refusal {
+	if len(c.key.AllowedModels) == 0 || (c.model == "" && c.endpoint.Billing == metering.Free) {
+		return nil
+	}
+	if !c.key.allowsModel(c.model) {
+		return &refuseModel
+	}
+	return nil
+}
+
+// takeRate counts the request against the key's requests per minute.
+func (c *call) takeRate() *refusal {
+	if c.key.RateLimitRPM == 0 {
+		return nil
+	}
+	taken := c.engine.rates.take(c.key.ID, c.key.RateLimitRPM, c.row.At)
+	h := c.w.Header()
+	h.Set("X-RateLimit-Limit", strconv.FormatInt(taken.limit, 10))
+	h.Set("X-RateLimit-Remaining", strconv.FormatInt(taken.remaining, 10))
+	h.Set("X-RateLimit-Reset", strconv.FormatInt(taken.reset.Unix(), 10))
+	if taken.allowed {
+		return nil
+	}
+	refused := refuseRate
+	refused.retryAfter = taken.reset.Sub(c.row.At)
+	return &refused
+}
+
+// splitProvider cuts "/openai/v1/models" into "openai" and "/v1/models".
+func splitProvider(path string) (name, rest string) {
+	name, _, found := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	if !found {
+		return name, ""
+	}
+	return name, path[1+len(name):]
+}
+
+// trimVersion drops the /v1 that OpenAI's base URL already ends in.
+func trimVersion(path string) string {
+	if rest, ok := strings.CutPrefix(path, "/v1"); ok && (rest == "" || rest[0] == '/') {
+		return rest
+	}
+	return path
+}
+
+// findSecret returns the first proxy key in the accepted places. Values that
+// do not look like one are somebody else's credentials.
+func findSecret(r *http.Request, query url.Values) string {
+	bearer := ""
+	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
+		bearer = strings.TrimSpace(token)
+	}
+	for _, candidate := range []string{bearer, r.Header.Get("X-Api-Key"), r.Header.Get("X-Goog-Api-Key"), query.Get("key")} {
+		if strings.HasPrefix(candidate, billing.KeyPrefix) {
+			return candidate
+		}
+	}
+	return ""
+}
+
+// removeParameter takes a parameter out of a raw query and leaves the rest as
+// it is.
+func removeParameter(query, name string) string {
+	kept := make([]string, 0, strings.Count(query, "&")+1)
+	for part := range strings.SplitSeq(query, "&") {
+		key, _, _ := strings.Cut(part, "=")
+		if decoded, err := url.QueryUnescape(key); err == nil && decoded == name {
+			continue
+		}
+		kept = append(kept, part)
+	}
+	return strings.Join(kept, "&")
+}
+
+// hasDotSegment finds paths that a provider may resolve to another endpoint
+// than the one that was checked here.
+func hasDotSegment(path string) bool {
+	for segment := range strings.FieldsFuncSeq(path, func(c rune) bool { return c == '/' || c == '\\' }) {
+		if segment == "." || segment == ".." {
+			return true
+		}
+	}
+	return strings.Contains(path, "//")
+}
+
+func isJSON(h http.Header) bool {
+	mediaType, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	mediaType = strings.TrimSpace(mediaType)
+	return mediaType == "" || strings.EqualFold(mediaType, "application/json")
+}
+
+// readBody reads a whole body of at most limit bytes.
+func readBody(r *http.Request, limit int64) ([]byte, error) {
+	if r.ContentLength > limit {
+		return nil, &http.MaxBytesError{Limit: limit}
+	}
+	reader := http.MaxBytesReader(nil, r.Body, limit)
+	if r.ContentLength < 0 {
+		return io.ReadAll(reader)
+	}
+	// A claimed length is not yet worth the memory: large ones grow as they
+	// arrive.
+	const trusted = 1 << 20
+	if r.ContentLength <= trusted {
+		body := make([]byte, r.ContentLength)
+		_, err := io.ReadFull(reader, body)
+		return body, err
+	}
+	var b bytes.Buffer
+	b.Grow(trusted)
+	_, err := b.ReadFrom(reader)
+	return b.Bytes(), err
+}
+
+func clientIP(r *http.Request) string {
+	ip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
+	return ip
+}
+
+// clean makes a text from outside fit to be stored: valid UTF-8 of at most
+// limit bytes without control characters, which no database need accept.
+func clean(s string, limit int) string {
+	if len(s) <= limit && !strings.ContainsFunc(s, unfit) {
+		return s
+	}
+	s = strings.ToValidUTF8(s[:min(len(s), limit)], "")
+	return strings.Map(func(c rune) rune {
+		if unfit(c) {
+			return -1
+		}
+		return c
+	}, s)
+}
+
+func unfit(c rune) bool { return c < ' ' || c == 0x7f || c == utf8.RuneError }
+
+// authorize holds what the request may cost. Free requests hold nothing, but
+// are journaled like all others before they are sent.
+func (c *call) authorize() *refusal {
+	estimate := c.row
+	var allowances []billing.Allowance
+	var amount billing.Money
+	if c.rule != nil {
+		allowances = c.allowances()
+		amount = c.rule.Estimate(c.request.PromptTokens, c.outputCeiling(), c.app.discount)
+		estimate.Usage = metering.Usage{Input: c.request.PromptTokens}
+		c.priceInto(&estimate, metering.Reading{Usage: estimate.Usage, Found: true})
+	}
+	estimate.UsageSource, estimate.Error, estimate.Recovered = metering.SourceEstimated, "interrupted", true
+	hold, err := c.engine.authorizer.Hold(c.r.Context(), allowances, amount, &estimate)
+	if err != nil {
+		return refuseSpending(err)
+	}
+	c.hold = hold
+	return nil
+}
+
+// allowances are the limits that the request's cost counts against.
+func (c *call) allowances() []billing.Allowance {
+	list := []billing.Allowance{billing.CreditsOf(c.key.OrganizationID)}
+	if c.key.UsageLimit != nil {
+		list = append(list, billing.Allowance{
+			OrganizationID: c.key.OrganizationID,
+			Kind:           billing.KeySpend,
+			KeyID:          c.key.ID,
+			Period:         c.key.UsageLimitReset,
+			Start:          c.key.UsageLimitReset.Start(c.row.At),
+		})
+	}
+	return list
+}
+
+// outputCeiling is how many generated tokens to hold for.
+func (c *call) outputCeiling() int64 {
+	if c.request.MaxTokens > 0 {
+		return c.request.MaxTokens
+	}
+	return c.app.DefaultMaxTokens
+}

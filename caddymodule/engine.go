@@ -1,0 +1,283 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/journal"
+	"github.com/caddy-llm-gateway/gateway/billing/postgres"
+	"github.com/caddy-llm-gateway/gateway/billing/sqlite"
+)
+
+// engines holds the engine of each storage, so that it survives reloads of
+// the configuration with its leases, holds and unposted settlements.
+var engines = caddy.NewUsagePool()
+
+const (
+	// keysPoll bounds how long another node's change of a key goes unseen.
+	keysPoll = 500 * time.Millisecond
+	// leasesSweep is how often leases of ended periods are given back.
+	leasesSweep = time.Minute
+	// closeTimeout bounds how long the last reference waits for requests and
+	// for the store. What is not posted by then is in the journal.
+	closeTimeout = 10 * time.Second
+)
+
+// errStopped: the engine is closed; a request came too late.
+var errStopped = errors.New("gateway is stopping")
+
+// engine is the part of the gateway that has state: the store, the journal,
+// the leases, the caches. It outlives the configuration that opened it.
+type engine struct {
+	config     engineConfig
+	log        *zap.Logger
+	store      billing.Store
+	journal    *journal.Journal
+	poster     *billing.Poster
+	authorizer *billing.Authorizer
+	keys       *keyCache
+	rates      *rateWindows
+
+	opening sync.Mutex
+	opened  chan struct{} // closed when all of the above is set
+	stop    context.CancelFunc
+	tasks   sync.WaitGroup
+
+	requests atomic.Int64
+	idle     chan struct{} // signalled when requests returns to 0
+	closing  atomic.Bool
+}
+
+// engineConfig is what identifies an engine: configurations that agree on it
+// share one.
+type engineConfig struct {
+	storage     Storage
+	journalDir  string
+	journalSync journal.Sync
+}
+
+// loadEngine returns the engine for a configuration without opening it, as
+// provisioning must not touch databases. Each call needs one releaseEngine.
+func loadEngine(config engineConfig) (*engine, error) {
+	e, _, err := engines.LoadOrNew(config, func() (caddy.Destructor, error) {
+		return &engine{
+			config: config,
+			log:    caddy.Log().Named("llm_gateway"),
+			opened: make(chan struct{}),
+			idle:   make(chan struct{}, 1),
+			rates:  newRateWindows(),
+		}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return e.(*engine), nil
+}
+
+// open connects to the store, recovers the journal and starts the background
+// tasks. Only the first call does anything, unless it fails.
+func (e *engine) open(ctx context.Context) error {
+	e.opening.Lock()
+	defer e.opening.Unlock()
+	select {
+	case <-e.opened:
+		return nil
+	default:
+	}
+	store, err := openStore(ctx, e.config.storage)
+	if err != nil {
+		return fmt.Errorf("open storage: %w", err)
+	}
+	if err := e.openBooks(ctx, store); err != nil {
+		return errors.Join(err, store.Close())
+	}
+	return nil
+}
+
+func openStore(ctx context.Context, s Storage) (billing.Store, error) {
+	if s.Driver == driverPostgres {
+		return postgres.Open(ctx, s.DSN)
+	}
+	return sqlite.Open(ctx, s.DSN)
+}
+
+func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
+	org := billing.Organization{ID: billing.DefaultOrganization, Name: billing.DefaultOrganization, CreatedAt: time.Now()}
+	if err := store.EnsureOrganization(ctx, org); err != nil {
+		return fmt.Errorf("create organization %s: %w", org.ID, err)
+	}
+	j, recovered, err := journal.Open(e.config.journalDir, journal.Options{Sync: e.config.journalSync})
+	if err != nil {
+		return fmt.Errorf("open journal: %w", err)
+	}
+	if err := e.recover(ctx, store, j, recovered); err != nil {
+		return errors.Join(err, j.Close())
+	}
+	e.store, e.journal = store, j
+	e.keys = newKeyCache(store)
+	e.poster = billing.NewPoster(store, j, j.Node(), e)
+	e.authorizer = billing.NewAuthorizer(store, j, e.poster, e.config.storage.Driver != driverPostgres)
+	background, stop := context.WithCancel(context.Background())
+	e.stop = stop
+	e.tasks.Go(func() { e.watchKeys(background) })
+	e.tasks.Go(func() { e.sweepLeases(background) })
+	close(e.opened)
+	return nil
+}
+
+// recover posts what an earlier process of this node left in the journal and
+// gives back what it had leased.
+func (e *engine) recover(ctx context.Context, store billing.Store, j *journal.Journal, r *journal.Recovered) error {
+	for _, torn := range r.Torn {
+		e.log.Warn("journal segment ended in a damaged record", zap.String("detail", torn))
+	}
+	const batch = 256
+	for rest := r.Settlements; len(rest) > 0; {
+		n := min(len(rest), batch)
+		conflicts, err := store.Post(ctx, j.Node(), rest[:n])
+		if err != nil {
+			return fmt.Errorf("post recovered settlements: %w", err)
+		}
+		if len(conflicts) > 0 {
+			e.PostConflict(conflicts)
+		}
+		rest = rest[n:]
+	}
+	if len(r.Settlements) > 0 {
+		e.log.Info("recovered the journal", zap.Int("settlements", len(r.Settlements)))
+	}
+	j.Forget(r)
+	if err := store.ReturnAll(ctx, j.Node()); err != nil {
+		return fmt.Errorf("give back leases: %w", err)
+	}
+	return nil
+}
+
+// acquire counts a request that uses the engine, which stays open until
+// release. At a cold start it waits for the engine to open.
+func (e *engine) acquire(ctx context.Context) error {
+	e.requests.Add(1)
+	if e.closing.Load() {
+		e.release()
+		return errStopped
+	}
+	select {
+	case <-e.opened:
+		return nil
+	case <-ctx.Done():
+		e.release()
+		return ctx.Err()
+	}
+}
+
+func (e *engine) release() {
+	if e.requests.Add(-1) == 0 && e.closing.Load() {
+		select {
+		case e.idle <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// Destruct closes the engine when no configuration uses it any more.
+// It waits for open requests and posts what they settled.
+func (e *engine) Destruct() error {
+	e.opening.Lock()
+	defer e.opening.Unlock()
+	select {
+	case <-e.opened:
+	default:
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	e.closing.Store(true)
+	if e.requests.Load() > 0 {
+		select {
+		case <-e.idle:
+		case <-ctx.Done():
+			e.log.Warn("closing with open requests", zap.Int64("requests", e.requests.Load()))
+		}
+	}
+	e.stop()
+	e.tasks.Wait()
+	if err := e.poster.Close(ctx); err != nil {
+		e.log.Warn("closing with unposted settlements; the journal keeps them", zap.Int("settlements", e.poster.Pending()))
+	} else if err := e.store.ReturnAll(ctx, e.journal.Node()); err != nil {
+		e.log.Warn("leases stay with this node", zap.Error(err))
+	}
+	return errors.Join(e.journal.Close(), e.store.Close())
+}
+
+// watchKeys drops cached keys when the store says that one has changed.
+func (e *engine) watchKeys(ctx context.Context) {
+	tick := time.NewTicker(keysPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		changed, err := e.keys.refresh(ctx)
+		if changed {
+			err = e.authorizer.GiveBackKeys(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			e.log.Warn("cannot follow changes of keys; cached ones stay in use", zap.Error(err))
+		}
+	}
+}
+
+func (e *engine) sweepLeases(ctx context.Context) {
+	tick := time.NewTicker(leasesSweep)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := e.authorizer.GiveBackEnded(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			e.log.Warn("cannot give back leases of ended periods", zap.Error(err))
+		}
+		e.rates.sweep(time.Now())
+	}
+}
+
+// record settles a request that held nothing, such as a refused one.
+func (e *engine) record(s *billing.Settlement) {
+	segment, err := e.journal.Append(billing.RecordSettle, s)
+	if err != nil {
+		e.log.Error("journal does not take a record", zap.String("request_id", s.RequestID), zap.Error(err))
+	}
+	e.poster.Post(*s, segment)
+}
+
+// Posted implements billing.PostObserver.
+func (e *engine) Posted(batch []billing.Settlement) { observePosted(batch) }
+
+// PostFailed implements billing.PostObserver.
+func (e *engine) PostFailed(err error) {
+	e.log.Error("cannot post to the store; will try again", zap.Int("unposted", e.poster.Pending()), zap.Error(err))
+}
+
+// PostConflict implements billing.PostObserver.
+func (e *engine) PostConflict(ids []string) {
+	e.log.Error("the store has other content for these requests; it keeps what it has", zap.Strings("request_ids", ids))
+}
+
+// Interface guards
+var (
+	_ caddy.Destructor     = (*engine)(nil)
+	_ billing.PostObserver = (*engine)(nil)
+)

@@ -1,0 +1,163 @@
+package caddymodule
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/caddy-llm-gateway/gateway/metering"
+)
+
+func init() {
+	caddy.RegisterModule(Handler{})
+}
+
+// Handler serves the proxy routes of the gateway: /openai/*, /anthropic/*,
+// /gemini/* and /<name>/* of each further provider. Other paths go to the
+// next handler. It needs the app `llm_gateway`.
+type Handler struct {
+	app *App
+}
+
+// CaddyModule returns the Caddy module information.
+func (Handler) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  "http.handlers.llm_gateway",
+		New: func() caddy.Module { return new(Handler) },
+	}
+}
+
+// Provision finds the app.
+func (h *Handler) Provision(ctx caddy.Context) error {
+	app, err := ctx.AppIfConfigured("llm_gateway")
+	if err != nil {
+		return fmt.Errorf("the llm_gateway handler needs the global option llm_gateway: %w", err)
+	}
+	h.app = app.(*App)
+	return nil
+}
+
+// ServeHTTP is the whole life of a request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	c, refused := h.app.newCall(w, r)
+	switch {
+	case refused != nil:
+		refused.write(w)
+		return nil
+	case c == nil:
+		return next.ServeHTTP(w, r)
+	}
+	if err := c.engine.acquire(r.Context()); err != nil {
+		refuseLedger.because(err).write(w)
+		return nil
+	}
+	defer c.engine.release()
+	if refused := c.serve(); refused != nil {
+		c.refuse(refused)
+	}
+	observeRequest(c)
+	if c.abort {
+		panic(http.ErrAbortHandler) // the provider's answer broke off, so this one does
+	}
+	return nil
+}
+
+// serve takes the request through all checks to the provider and back.
+func (c *call) serve() *refusal {
+	for _, step := range [...]func() *refusal{
+		c.authenticate,
+		c.read,
+		c.findPrice,
+		c.takeRate,
+		c.authorize,
+	} {
+		if refused := step(); refused != nil {
+			return refused
+		}
+	}
+	defer c.settle()
+	res, refused := c.send()
+	defer c.response.upstream.stop()
+	if refused != nil {
+		return refused
+	}
+	c.relay(res)
+	return nil
+}
+
+// findPrice finds the rule that prices the request. Unknown is not zero: what
+// has no price follows the operator's policy.
+func (c *call) findPrice() *refusal {
+	if c.endpoint.Billing == metering.Unpriced && c.provider.free(c.path) {
+		c.endpoint.Billing = metering.Free
+	}
+	if c.endpoint.Billing == metering.Free {
+		return nil
+	}
+	if c.endpoint.Billing == metering.Metered && !c.request.Background {
+		if rule, ok := c.app.book.Find(c.row.Provider, c.model, c.row.At); ok {
+			c.rule = rule
+			return nil
+		}
+	}
+	switch c.app.Unpriced {
+	case unpricedCeiling:
+		c.rule, _ = c.app.book.Ceiling(c.row.Provider)
+		return nil
+	case unpricedRecord:
+		c.unpriced = true
+		return nil
+	default:
+		refused := refuseUnpriced
+		refused.help = c.unpricedHelp()
+		return &refused
+	}
+}
+
+// unpricedHelp says how to make a refused request possible.
+func (c *call) unpricedHelp() string {
+	switch {
+	case c.request.Background:
+		return "The cost of a background response is not known when it is answered. " +
+			"Send it without background, or set `unpriced ceiling` in the llm_gateway options."
+	case c.endpoint.Billing == metering.Metered:
+		return fmt.Sprintf("The model %q of provider %s has no price. Add one to the llm_gateway options of the Caddyfile: "+
+			"`price %s %s { input 1.00 ; output 2.00 }`, in USD per million tokens, each on a line of its own.",
+			c.row.Model, c.row.Provider, c.row.Provider, c.row.Model)
+	default:
+		return fmt.Sprintf("What a request to this endpoint costs is not known to the gateway. If it costs nothing, "+
+			"add `free_route %s` to the options of provider %s; or set `unpriced ceiling` or `unpriced record`.",
+			c.path, c.row.Provider)
+	}
+}
+
+// refuse answers the client with an error of the gateway's own. Refusals of
+// requests with a valid key have an audit row, too.
+func (c *call) refuse(refused *refusal) {
+	c.row.Status = refused.status
+	switch {
+	case refused.status >= http.StatusInternalServerError:
+		c.app.log.Warn(refused.text, zap.String("request_id", c.row.RequestID),
+			zap.String("provider", c.row.Provider), zap.Error(errors.Unwrap(refused)))
+	case refused.cause != nil:
+		c.app.log.Debug(refused.text, zap.String("request_id", c.row.RequestID), zap.NamedError("cause", refused.cause))
+	}
+	if c.key != nil && c.row.Error == "" {
+		c.row.Error = refused.text
+		c.row.Latency = time.Since(c.row.At)
+		c.engine.record(&c.row)
+	}
+	refused.write(c.w)
+}
+
+// Interface guards
+var (
+	_ caddy.Provisioner           = (*Handler)(nil)
+	_ caddyhttp.MiddlewareHandler = (*Handler)(nil)
+)

@@ -1,0 +1,56 @@
+package caddymodule
+
+import (
+	"context"
+	"errors"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+// Running returns the app of the configuration in force, or nil.
+func Running() *App { return running.Load() }
+
+// Acquire keeps the gateway's books open until release is called. All methods
+// below need it.
+func (a *App) Acquire(ctx context.Context) (release func(), err error) {
+	if err := a.engine.acquire(ctx); err != nil {
+		return nil, err
+	}
+	return a.engine.release, nil
+}
+
+// Store returns the gateway's books.
+func (a *App) Store() billing.Store { return a.engine.store }
+
+// Flush returns when all that is settled so far is posted to the store.
+func (a *App) Flush(ctx context.Context) error { return a.engine.poster.Flush(ctx) }
+
+// KeyChanged makes the next request on this node see a changed key.
+func (a *App) KeyChanged(ctx context.Context, hash billing.KeyHash) error {
+	a.engine.keys.forget(hash)
+	return a.engine.authorizer.GiveBackKeys(ctx)
+}
+
+// Held is the sum of the organization's open holds on this node.
+func (a *App) Held(org string) billing.Money { return a.engine.authorizer.Held(org) }
+
+// Purchaser sells packages of credits; nil if billing is not configured.
+func (a *App) Purchaser() billing.Purchaser {
+	if a.Billing == nil {
+		return nil
+	}
+	return billing.DevelopmentPurchaser{Ledger: a.engine.store}
+}
+
+// Ready tells whether requests can be served: the store answers.
+func (a *App) Ready(ctx context.Context) error {
+	select {
+	case <-a.engine.opened:
+		return a.engine.store.Ping(ctx)
+	default:
+		return errors.New("the books are not open yet")
+	}
+}
+
+// Unposted is the number of settlements that are not in the store yet.
+func (a *App) Unposted() int { return a.engine.poster.Pending() }

@@ -1,0 +1,97 @@
+package caddymodule
+
+import (
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+// The collectors live as long as the process: each configuration has a
+// registry of its own, and counts must not start anew with each reload.
+// Labels come from the configuration, never from clients.
+var (
+	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_llm_gateway_requests_total",
+		Help: "Proxy requests answered, by provider and status code.",
+	}, []string{"provider", "code"})
+	requestSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "caddy_llm_gateway_request_duration_seconds",
+		Help:    "Time from a proxy request's arrival to the end of its answer.",
+		Buckets: []float64{.05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 120, 300},
+	}, []string{"provider"})
+	tokensTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_llm_gateway_tokens_total",
+		Help: "Tokens in posted settlements, by provider and kind: prompt, completion, cached (part of prompt).",
+	}, []string{"provider", "kind"})
+	costTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_llm_gateway_cost_nanos_total",
+		Help: "Cost in posted settlements in nano-USD, by provider and rate: yours, market.",
+	}, []string{"provider", "rate"})
+	settlementsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_llm_gateway_settlements_total",
+		Help: "Posted settlements, by provider and where their usage came from.",
+	}, []string{"provider", "source"})
+	mismatchesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_llm_gateway_usage_mismatches_total",
+		Help: "Responses whose token counts do not add up to the provider's own total.",
+	}, []string{"provider"})
+)
+
+func registerMetrics(registry *prometheus.Registry) error {
+	for _, c := range []prometheus.Collector{
+		requestsTotal, requestSeconds, tokensTotal, costTotal, settlementsTotal, mismatchesTotal,
+	} {
+		if err := registry.Register(c); err != nil {
+			if _, again := errors.AsType[prometheus.AlreadyRegisteredError](err); !again {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// requestMetrics are a provider's collectors with the label already applied.
+type requestMetrics struct {
+	duration prometheus.Observer
+	ok       prometheus.Counter
+}
+
+func newRequestMetrics(provider string) requestMetrics {
+	return requestMetrics{
+		duration: requestSeconds.WithLabelValues(provider),
+		ok:       requestsTotal.WithLabelValues(provider, "200"),
+	}
+}
+
+func observeRequest(c *call) {
+	if c.provider == nil {
+		return
+	}
+	m := c.provider.metrics
+	m.duration.Observe(time.Since(c.row.At).Seconds())
+	if c.row.Status == 200 {
+		m.ok.Inc()
+		return
+	}
+	requestsTotal.WithLabelValues(c.provider.name, strconv.Itoa(c.row.Status)).Inc()
+}
+
+func observePosted(batch []billing.Settlement) {
+	for i := range batch {
+		s := &batch[i]
+		provider := s.Provider
+		tokensTotal.WithLabelValues(provider, "prompt").Add(float64(s.Usage.Prompt()))
+		tokensTotal.WithLabelValues(provider, "completion").Add(float64(s.Usage.Completion()))
+		tokensTotal.WithLabelValues(provider, "cached").Add(float64(s.Usage.Cached()))
+		costTotal.WithLabelValues(provider, "yours").Add(float64(s.Cost))
+		costTotal.WithLabelValues(provider, "market").Add(float64(s.MarketCost))
+		settlementsTotal.WithLabelValues(provider, string(s.UsageSource)).Inc()
+		if s.UsageMismatch {
+			mismatchesTotal.WithLabelValues(provider).Inc()
+		}
+	}
+}

@@ -1,0 +1,244 @@
+package caddymodule
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/klauspost/compress/flate"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+
+	"github.com/caddy-llm-gateway/gateway/internal/sse"
+	"github.com/caddy-llm-gateway/gateway/metering"
+)
+
+// maxMeteredBody is the largest body that is read whole before it is sent on.
+// A larger one is passed through and its usage estimated.
+const maxMeteredBody = 128 << 20
+
+// response is what has become of the provider's answer.
+type response struct {
+	upstream *upstream
+	meter    metering.Meter // nil where there is nothing to read
+	ttfb     time.Duration
+	// ended tells that the provider's answer was read to its end.
+	ended bool
+	// drained tells that the client left before the provider's last word.
+	drained bool
+	// failure is what cut the answer short.
+	failure error
+}
+
+// relay passes the provider's answer on to the client, and meters it on the
+// way. The settlement is journaled before the bytes that tell the usage go
+// out, so that a complete answer is always a paid one.
+func (c *call) relay(res *http.Response) {
+	defer res.Body.Close()
+	c.row.Status = res.StatusCode
+	c.response.ttfb = time.Since(c.row.At)
+	copyResponseHeader(c.w.Header(), res.Header)
+
+	metered := c.endpoint.Billing == metering.Metered && res.StatusCode < 300
+	body, decoded, err := decode(res)
+	switch {
+	case !metered:
+		c.relayRaw(res.Body)
+		return
+	case err != nil:
+		c.response.failure = err // no meter for it: the usage is estimated
+		c.relayRaw(res.Body)
+		return
+	case decoded:
+		c.w.Header().Del("Content-Encoding")
+		c.w.Header().Del("Content-Length")
+	}
+	c.response.meter = c.endpoint.NewMeter()
+	switch {
+	case strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream"):
+		c.relayEvents(sse.NewReader(body))
+	case c.endpoint.Framing == metering.ArrayStream:
+		c.relayEvents(sse.NewArrayReader(body))
+	default:
+		c.relayWhole(body)
+	}
+}
+
+// relayEvents passes a stream on, event by event. Events that arrive together
+// are flushed together: none waits for another that is not there yet.
+func (c *call) relayEvents(events *sse.Reader) {
+	defer events.Release()
+	c.row.Streaming = true
+	c.w.Header().Del("Content-Length")
+	c.w.WriteHeader(c.row.Status)
+	out := newFlusher(c.w)
+	for first := true; ; first = false {
+		event, err := events.Next()
+		if err != nil {
+			c.response.ended = errors.Is(err, io.EOF)
+			if !c.response.ended {
+				c.response.failure = err
+			}
+			break
+		}
+		if first {
+			c.response.ttfb = time.Since(c.row.At)
+		}
+		if !c.meterEvent(event) {
+			continue
+		}
+		out.write(event.Raw)
+		if !events.Ready() {
+			out.flush()
+		}
+	}
+	// The end of the response is the last word of a stream that has none of
+	// its own.
+	c.settle()
+	out.flush()
+	c.endResponse()
+}
+
+// meterEvent reads an event and journals what it says about the cost. It
+// reports whether the client gets to see the event.
+func (c *call) meterEvent(event sse.Event) bool {
+	if event.Incomplete {
+		return true
+	}
+	meter := c.response.meter
+	switch {
+	case len(event.Data) > 0:
+		meter.Read(event.Data)
+	case len(event.Bare) > 0:
+		meter.Read(event.Bare)
+	default:
+		return true
+	}
+	if reading := meter.Reading(); reading.Final {
+		c.settle()
+	}
+	return !c.request.HidesUsage || !metering.IsUsageEvent(event.Data)
+}
+
+// relayWhole reads a whole body, settles, and only then sends it on.
+func (c *call) relayWhole(body io.Reader) {
+	buffer := bodies.Get().(*bytes.Buffer)
+	defer func() {
+		if buffer.Cap() <= maxPooledBody {
+			buffer.Reset()
+			bodies.Put(buffer)
+		}
+	}()
+	n, err := buffer.ReadFrom(io.LimitReader(body, maxMeteredBody+1))
+	c.response.ended = err == nil && n <= maxMeteredBody
+	if !c.response.ended {
+		c.response.failure = err
+	} else {
+		c.response.meter.Read(buffer.Bytes())
+	}
+	if n > maxMeteredBody {
+		c.w.WriteHeader(c.row.Status)
+		_, copyErr := io.Copy(c.w, io.MultiReader(buffer, body))
+		c.response.failure = errors.Join(fmt.Errorf("response of more than %d bytes", maxMeteredBody), copyErr)
+		c.settle()
+		return
+	}
+	c.settle()
+	if c.response.ended {
+		c.w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+	}
+	c.w.WriteHeader(c.row.Status)
+	_, _ = c.w.Write(buffer.Bytes()) // the client is gone; the row says what it cost
+	c.endResponse()
+}
+
+const maxPooledBody = 1 << 20
+
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// relayRaw passes on what is not metered, as it comes.
+func (c *call) relayRaw(body io.Reader) {
+	c.w.WriteHeader(c.row.Status)
+	out := newFlusher(c.w)
+	buffer := copyBuffers.Get().(*[]byte)
+	defer copyBuffers.Put(buffer)
+	for {
+		n, err := body.Read(*buffer)
+		if n > 0 {
+			out.write((*buffer)[:n])
+			out.flush()
+		}
+		if err == nil {
+			if out.err != nil && c.endpoint.Billing == metering.Free {
+				break // nothing to learn from the rest
+			}
+			continue
+		}
+		if c.response.ended = errors.Is(err, io.EOF); !c.response.ended {
+			c.response.failure = err
+		}
+		break
+	}
+	c.settle()
+	c.endResponse()
+}
+
+var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+
+// endResponse tells the client by its connection when the provider's answer
+// broke off, as the provider did.
+func (c *call) endResponse() {
+	if !c.response.ended && !c.response.upstream.gone() {
+		c.abort = true
+	}
+}
+
+// flusher writes to a client until that fails, and from then on nowhere.
+type flusher struct {
+	w       http.ResponseWriter
+	control *http.ResponseController
+	err     error
+	dirty   bool
+}
+
+func newFlusher(w http.ResponseWriter) flusher {
+	return flusher{w: w, control: http.NewResponseController(w)}
+}
+
+func (f *flusher) write(b []byte) {
+	if f.err == nil {
+		_, f.err = f.w.Write(b)
+		f.dirty = true
+	}
+}
+
+func (f *flusher) flush() {
+	if f.err == nil && f.dirty {
+		f.err = f.control.Flush()
+		f.dirty = false
+	}
+}
+
+// decode undoes a content encoding that the provider used without being
+// asked to.
+func decode(res *http.Response) (body io.Reader, decoded bool, err error) {
+	switch encoding := strings.ToLower(res.Header.Get("Content-Encoding")); encoding {
+	case "", "identity":
+		return res.Body, res.Uncompressed, nil
+	case "gzip", "x-gzip":
+		body, err = gzip.NewReader(res.Body)
+	case "deflate":
+		body = flate.NewReader(res.Body)
+	case "zstd":
+		body, err = zstd.NewReader(res.Body, zstd.WithDecoderConcurrency(1))
+	default:
+		return nil, false, fmt.Errorf("response has content encoding %q, which the gateway cannot read", encoding)
+	}
+	return body, true, err
+}

@@ -1,0 +1,132 @@
+package caddymodule
+
+import (
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/metering"
+)
+
+// bytesPerToken turns an amount of generated text into an estimate of its
+// tokens.
+const bytesPerToken = 4
+
+// settle ends the hold with what the request used and cost. It does so once;
+// further calls do nothing.
+func (c *call) settle() {
+	if c.hold == nil {
+		return
+	}
+	hold := c.hold
+	c.hold = nil
+	c.response.drained = c.response.upstream != nil && c.response.upstream.gone()
+	c.finishRow()
+	if err := hold.Settle(&c.row); err != nil {
+		c.engine.log.Error("journal does not take a settlement; it goes to the store without",
+			zap.String("request_id", c.row.RequestID), zap.Error(err))
+	}
+}
+
+// progress journals what a stream has cost so far, as far as the provider has
+// said.
+func (c *call) progress() {
+	if c.hold == nil {
+		return
+	}
+	row := c.row
+	reading := c.response.meter.Reading()
+	row.Usage, row.UsageSource = reading.Total(), metering.SourcePartial
+	row.Error, row.Recovered = "interrupted", true
+	c.priceInto(&row, reading)
+	if err := c.hold.Progress(&row); err != nil {
+		c.engine.log.Error("journal does not take progress", zap.String("request_id", row.RequestID), zap.Error(err))
+	}
+}
+
+// finishRow fills in the outcome.
+func (c *call) finishRow() {
+	row := &c.row
+	row.Latency = time.Since(row.At)
+	row.TTFB = c.response.ttfb
+	reading, source := c.outcome()
+	row.UsageSource = source
+	row.Usage = reading.Total()
+	row.UsageMismatch = reading.Mismatch
+	row.ServiceTier = clean(reading.ServiceTier, maxTier)
+	if reading.Model != "" {
+		row.Model = clean(reading.Model, maxModel)
+	}
+	c.priceInto(row, reading)
+	switch {
+	case row.Error != "":
+	case c.response.failure != nil:
+		row.Error = "upstream response broke off"
+	case reading.Failed:
+		row.Error = "upstream error in response"
+	case c.response.drained:
+		row.Error = "client disconnected"
+	}
+}
+
+// outcome is the usage to charge, and where it comes from: the provider's
+// last word; else what it has said, with the text that was seen; else an
+// estimate. A provider that only reports an error is not paid for it.
+func (c *call) outcome() (metering.Reading, metering.Source) {
+	if c.response.meter == nil {
+		return c.unmetered()
+	}
+	reading := c.response.meter.Reading()
+	estimated := reading.TextBytes / bytesPerToken
+	switch {
+	case reading.Final && c.response.drained:
+		return reading, metering.SourceDrained
+	case reading.Final:
+		return reading, metering.SourceProvider
+	case reading.Found:
+		reading.Usage.Output += max(0, estimated-reading.Usage.Completion())
+		return reading, metering.SourcePartial
+	case reading.Failed:
+		return reading, metering.SourceNone
+	default:
+		reading.Usage.Input = c.request.PromptTokens
+		reading.Usage.Output = estimated
+		return reading, metering.SourceEstimated
+	}
+}
+
+// unmetered is the outcome of a response that no meter read.
+func (c *call) unmetered() (metering.Reading, metering.Source) {
+	sent := c.response.upstream != nil && c.response.upstream.sent.Load()
+	accepted := c.row.Status > 0 && c.row.Status < 300
+	abandoned := c.row.Status == 0 && sent // the client left before the answer
+	if c.rule == nil || !accepted && !abandoned {
+		return metering.Reading{}, metering.SourceNone
+	}
+	estimate := metering.Usage{Input: c.request.PromptTokens}
+	if accepted {
+		estimate.Output = c.outputCeiling()
+	}
+	return metering.Reading{Usage: estimate}, metering.SourceEstimated
+}
+
+// priceInto prices a reading and puts the costs on the row.
+func (c *call) priceInto(row *billing.Settlement, reading metering.Reading) {
+	if c.rule == nil {
+		if c.unpriced {
+			row.PriceRuleID = ruleUnpriced
+		}
+		return
+	}
+	rule := c.app.book.ForResponse(c.rule, row.Provider, reading.Model, row.At)
+	cost, err := c.app.book.Price(rule, reading, row.At, c.app.discount)
+	if err != nil {
+		c.engine.log.Error("cannot price a usage", zap.String("request_id", row.RequestID), zap.Error(err))
+	}
+	row.Cost, row.MarketCost, row.PriceRuleID = cost.Yours, cost.Market, cost.RuleID
+}
+
+// ruleUnpriced is the price rule id of requests that were recorded without a
+// price, as the operator wants it.
+const ruleUnpriced = "unpriced"
