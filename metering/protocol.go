@@ -3,6 +3,7 @@ package metering
 // Protocol is a provider's wire format.
 type Protocol string
 
+// The wire formats that have meters.
 const (
 	OpenAI    Protocol = "openai"
 	Anthropic Protocol = "anthropic"
@@ -37,7 +38,8 @@ const (
 // Endpoint is a route of a provider's API.
 type Endpoint struct {
 	// Name in the provider's own words, without version and parameters:
-	// "chat/completions", "messages", "generateContent".
+	// "chat/completions", "messages", "generateContent"; "other" if the route
+	// is not known, so that names are few whatever clients send.
 	Name    string
 	Billing Billing
 	// Model is set where the path names the model (Gemini).
@@ -47,16 +49,23 @@ type Endpoint struct {
 	Streams bool
 	Framing Framing
 	meter   func() Meter
-	read    func(body []byte, r *Request)
+	read    bodyReader
 }
 
 // Request is what a request body says about what it may cost.
 type Request struct {
 	Model  string
 	Stream bool
+	// Background tells that the provider answers at once and works, and
+	// charges, later (OpenAI responses): the response has no usage. Treat the
+	// request as Unpriced.
+	Background bool
 	// MaxTokens is the cap that the client set on generated tokens, over all
 	// choices; 0 if it set none.
 	MaxTokens int64
+	// Choices is how many answers the client asked for, at least 1: what a
+	// default for MaxTokens has to be multiplied with.
+	Choices int64
 	// PromptTokens is an estimate of the input, from the body's size.
 	PromptTokens int64
 	// HidesUsage tells that the stream would not report its usage unless
@@ -65,14 +74,30 @@ type Request struct {
 }
 
 // Meter reads the usage out of one response, piece by piece. The pieces are
-// the data of server-sent events, the elements of an array, or one whole
-// body. A meter keeps no reference to a piece.
+// the data of server-sent events, their bare lines, the elements of an array,
+// or one whole body. A meter keeps no reference to a piece. What is not JSON
+// it ignores.
 type Meter interface {
 	// Read takes the next piece.
 	Read(piece []byte)
-	// Reading returns what is known so far.
+	// Reading returns what is known so far. Providers correct themselves: use
+	// the last reading, also after the first that was Final.
 	Reading() Reading
 }
 
-// NewMeter returns a meter for one response of the endpoint.
-func (e Endpoint) NewMeter() Meter { return e.meter() }
+// NewMeter returns a meter for one response of the endpoint. That of an
+// endpoint which is not Metered reads nothing: it finds a usage of zero if
+// the endpoint is Free, and none if it is Unpriced.
+func (e Endpoint) NewMeter() Meter {
+	if e.Billing == Metered {
+		return e.meter()
+	}
+	free := e.Billing == Free
+	return constantMeter{Found: free, Final: free}
+}
+
+type constantMeter Reading
+
+func (constantMeter) Read([]byte) {}
+
+func (m constantMeter) Reading() Reading { return Reading(m) }

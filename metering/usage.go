@@ -61,6 +61,7 @@ func (u Usage) Add(v Usage) Usage {
 // Source says where a usage came from.
 type Source string
 
+// The sources of usage, from the surest to the least.
 const (
 	// SourceProvider: the provider's own final numbers.
 	SourceProvider Source = "provider"
@@ -91,6 +92,9 @@ type Reading struct {
 	Region      string
 	// Found tells that the provider reported a usage, be it zero.
 	Found bool
+	// Closing tells that the provider has given its totals, and that nothing
+	// but the end of the response should follow.
+	Closing bool
 	// Final tells that the provider's last word on usage has been read.
 	Final bool
 	// Failed tells that the provider reported an error inside the response.
