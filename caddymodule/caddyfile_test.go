@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 )
@@ -113,16 +114,23 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 }
 
 func FuzzCaddyfile(f *testing.F) {
-	b, err := os.ReadFile("testdata/full.caddyfiletest")
-	if err != nil {
-		f.Fatal(err)
-	}
-	input, _, _ := strings.Cut(string(b), goldenSeparator)
-	f.Add(input)
+	f.Add("llm_gateway {\nstorage sqlite x\nbilling development {\npackage a 1 1\n}\n}")
+	f.Add("llm_gateway {\nprovider x {\nprotocol openai\nbase_url http://x\ntransport http\n}\nprice x y {\ninput 1\noutput 1\n}\n}")
 	f.Fuzz(func(t *testing.T, input string) {
-		d := caddyfile.NewTestDispenser(input)
-		if err := new(App).UnmarshalCaddyfile(d); err == nil && d.Next() {
-			t.Error("options were left unread without an error")
+		var app, again App
+		if err := app.UnmarshalCaddyfile(caddyfile.NewTestDispenser(input)); err != nil {
+			return
+		}
+		b, err := json.Marshal(&app)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := caddy.StrictUnmarshalJSON(b, &again); err != nil {
+			t.Fatalf("%v: %s", err, b)
+		}
+		c, err := json.Marshal(&again)
+		if err != nil || !bytes.Equal(b, c) {
+			t.Errorf("config %s became %s (%v)", b, c, err)
 		}
 	})
 }

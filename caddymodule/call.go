@@ -41,6 +41,7 @@ type call struct {
 	rule     *metering.Rule // nil if the request is free or has no price
 	unpriced bool           // it has no price, and goes on by policy
 	hold     *billing.Hold  // nil before it is authorized and after it is settled
+	held     billing.Money  // what it reserves or reserved
 	response response
 	abort    bool // the client's connection is to be broken off
 }
@@ -83,7 +84,7 @@ func (a *App) newCall(w http.ResponseWriter, r *http.Request) (*call, *refusal) 
 		query.Del("key")
 	}
 	c.secret = findSecret(r, query)
-	c.endpoint = metering.Classify(c.protocol(), r.Method, c.path, query)
+	c.endpoint = metering.Classify(c.protocol(), r.Method, c.escaped, query)
 	c.row.Endpoint = c.endpoint.Name
 	c.setModel(c.endpoint.Model)
 	return c, nil
@@ -329,7 +330,7 @@ func (c *call) authorize() *refusal {
 	if err != nil {
 		return refuseSpending(err)
 	}
-	c.hold = hold
+	c.hold, c.held = hold, amount
 	return nil
 }
 
@@ -353,5 +354,5 @@ func (c *call) outputCeiling() int64 {
 	if c.request.MaxTokens > 0 {
 		return c.request.MaxTokens
 	}
-	return c.app.DefaultMaxTokens
+	return c.app.DefaultMaxTokens * max(1, c.request.Choices)
 }

@@ -34,6 +34,8 @@ type response struct {
 	drained bool
 	// failure is what cut the answer short.
 	failure error
+	// journaled is the usage in the last progress record.
+	journaled metering.Usage
 }
 
 // relay passes the provider's answer on to the client, and meters it on the
@@ -60,10 +62,10 @@ func (c *call) relay(res *http.Response) {
 		c.w.Header().Del("Content-Length")
 	}
 	c.response.meter = c.endpoint.NewMeter()
-	switch {
-	case strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream"):
+	switch c.endpoint.ResponseFraming(res.Header.Get("Content-Type")) {
+	case metering.EventStream:
 		c.relayEvents(sse.NewReader(body))
-	case c.endpoint.Framing == metering.ArrayStream:
+	case metering.ArrayStream:
 		c.relayEvents(sse.NewArrayReader(body))
 	default:
 		c.relayWhole(body)
@@ -108,20 +110,18 @@ func (c *call) relayEvents(events *sse.Reader) {
 // meterEvent reads an event and journals what it says about the cost. It
 // reports whether the client gets to see the event.
 func (c *call) meterEvent(event sse.Event) bool {
-	if event.Incomplete {
-		return true
-	}
 	meter := c.response.meter
-	switch {
-	case len(event.Data) > 0:
+	if len(event.Data) > 0 {
 		meter.Read(event.Data)
-	case len(event.Bare) > 0:
-		meter.Read(event.Bare)
-	default:
-		return true
 	}
-	if reading := meter.Reading(); reading.Final {
+	if len(event.Bare) > 0 {
+		meter.Read(event.Bare)
+	}
+	switch reading := meter.Reading(); {
+	case reading.Final:
 		c.settle()
+	case reading.Closing:
+		c.progress(reading)
 	}
 	return !c.request.HidesUsage || !metering.IsUsageEvent(event.Data)
 }

@@ -93,6 +93,7 @@ var private = map[string]bool{
 	"Accept-Encoding":        true, // the transport asks for what it can decode
 	"Content-Length":         true,
 	"Expect":                 true,
+	"X-Goog-Fieldmask":       true, // would leave the usage out of the answer
 	"X-Http-Method":          true,
 	"X-Http-Method-Override": true,
 	"X-Method-Override":      true,

@@ -29,15 +29,16 @@ func (c *call) settle() {
 	}
 }
 
-// progress journals what a stream has cost so far, as far as the provider has
-// said.
-func (c *call) progress() {
-	if c.hold == nil {
+// progress journals what a stream has cost, once the provider has said so, for
+// the case that the gateway ends before the stream does.
+func (c *call) progress(reading metering.Reading) {
+	total := reading.Total()
+	if c.hold == nil || total == c.response.journaled {
 		return
 	}
+	c.response.journaled = total
 	row := c.row
-	reading := c.response.meter.Reading()
-	row.Usage, row.UsageSource = reading.Total(), metering.SourcePartial
+	row.Usage, row.UsageSource = total, metering.SourcePartial
 	row.Error, row.Recovered = "interrupted", true
 	c.priceInto(&row, reading)
 	if err := c.hold.Progress(&row); err != nil {
@@ -61,12 +62,12 @@ func (c *call) finishRow() {
 	c.priceInto(row, reading)
 	switch {
 	case row.Error != "":
+	case c.response.drained:
+		row.Error = "client disconnected"
 	case c.response.failure != nil:
 		row.Error = "upstream response broke off"
 	case reading.Failed:
 		row.Error = "upstream error in response"
-	case c.response.drained:
-		row.Error = "client disconnected"
 	}
 }
 
@@ -122,7 +123,9 @@ func (c *call) priceInto(row *billing.Settlement, reading metering.Reading) {
 	rule := c.app.book.ForResponse(c.rule, row.Provider, reading.Model, row.At)
 	cost, err := c.app.book.Price(rule, reading, row.At, c.app.discount)
 	if err != nil {
-		c.engine.log.Error("cannot price a usage", zap.String("request_id", row.RequestID), zap.Error(err))
+		// Counts beyond all reason: what was held is the best that is known.
+		c.engine.log.Error("cannot price a usage; charging its hold", zap.String("request_id", row.RequestID), zap.Error(err))
+		cost = metering.Cost{Market: c.held, Yours: c.held, RuleID: rule.ID}
 	}
 	row.Cost, row.MarketCost, row.PriceRuleID = cost.Yours, cost.Market, cost.RuleID
 }

@@ -1,0 +1,654 @@
+package caddymodule
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/caddyserver/caddy/v2"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/internal/sandbox"
+	"github.com/caddy-llm-gateway/gateway/metering"
+)
+
+// node is a gateway that runs in this process, with the sandbox behind it.
+// There is one at a time, since Caddy has one configuration.
+type node struct {
+	url     string
+	sandbox *sandbox.Provider
+	app     *App
+}
+
+// start runs a gateway with more options than the usual ones.
+func start(t *testing.T, options string) *node {
+	t.Helper()
+	n := &node{sandbox: sandbox.New()}
+	upstream := httptest.NewServer(n.sandbox)
+	t.Cleanup(upstream.Close)
+	n.load(t, t.TempDir(), upstream.URL, options)
+	t.Cleanup(func() {
+		if err := caddy.Stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return n
+}
+
+// load configures the gateway, or reconfigures it if dir is the same.
+func (n *node) load(t *testing.T, dir, upstream, options string) {
+	t.Helper()
+	if n.url == "" {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n.url = "http://" + l.Addr().String()
+		l.Close()
+	}
+	_, port, _ := net.SplitHostPort(strings.TrimPrefix(n.url, "http://"))
+	config, err := adapt(fmt.Sprintf(`{
+	admin off
+	persist_config off
+	log {
+		output discard
+	}
+	servers {
+		trusted_proxies static 127.0.0.0/8
+	}
+	llm_gateway {
+		storage sqlite %[1]s/gateway.db
+		journal %[1]s/journal
+		drain 2s
+		max_body 100KiB
+		provider openai {
+			api_key provider-secret
+			base_url %[2]s/v1
+		}
+		provider anthropic {
+			api_key provider-secret
+			base_url %[2]s
+		}
+		provider gemini {
+			api_key provider-secret
+			base_url %[2]s
+		}
+		provider local {
+			protocol openai
+			api_key provider-secret
+			base_url %[2]s/v1
+		}
+		provider keyless {
+			protocol openai
+			base_url %[2]s/v1
+		}
+		provider unreachable {
+			protocol openai
+			api_key provider-secret
+			base_url http://127.0.0.1:1
+		}
+		price unreachable gpt-4o {
+			input 1
+			output 1
+		}
+		%[3]s
+	}
+}
+http://:%[4]s {
+	bind 127.0.0.1
+	route {
+		llm_gateway
+		respond "next handler" 418
+	}
+}
+`, filepath.ToSlash(dir), upstream, options, port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := caddy.Load(config, true); err != nil {
+		t.Fatal(err)
+	}
+	n.app = Running()
+}
+
+func (n *node) buy(t *testing.T, amount billing.Money) {
+	t.Helper()
+	_, err := n.app.Store().Append(t.Context(), billing.Entry{
+		OrganizationID: billing.DefaultOrganization, Type: billing.Purchase, Amount: amount,
+		CreatedAt: time.Now(), IdempotencyKey: billing.NewID("buy", time.Now()),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// key makes a proxy key and returns its secret.
+func (n *node) key(t *testing.T, change func(*billing.Key)) string {
+	t.Helper()
+	secret := billing.NewSecret()
+	k := billing.Key{
+		ID: billing.NewID("key", time.Now()), OrganizationID: billing.DefaultOrganization, Name: "test",
+		Hash: billing.HashSecret(secret), Prefix: billing.DisplayPrefix(secret),
+		UsageLimitReset: billing.Never, CreatedAt: time.Now(),
+	}
+	if change != nil {
+		change(&k)
+	}
+	if err := n.app.Store().CreateKey(t.Context(), k); err != nil {
+		t.Fatal(err)
+	}
+	return secret
+}
+
+// do sends a request with a key in the header Authorization.
+func (n *node) do(t *testing.T, method, path, key, body string, headers ...string) *http.Response {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, n.url+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key != "" {
+		req.Header.Set("Authorization", "Bearer "+key)
+	}
+	if strings.HasPrefix(path, "/anthropic") {
+		req.Header.Set("Anthropic-Version", "2023-06-01")
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	res, err := http.DefaultTransport.RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { res.Body.Close() })
+	return res
+}
+
+// row returns the audit row of a request once it is settled.
+func (n *node) row(t *testing.T, id string) billing.Settlement {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for {
+		if err := n.app.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+		row, err := n.app.Store().Request(ctx, billing.DefaultOrganization, id)
+		if err == nil {
+			return row
+		}
+		if !errors.Is(err, billing.ErrNotFound) || ctx.Err() != nil {
+			t.Fatalf("row of request %q: %v", id, err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func read(t *testing.T, res *http.Response) string {
+	t.Helper()
+	b, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+const (
+	chat       = "/openai/v1/chat/completions"
+	hello      = `{"model":"gpt-4o","messages":[{"role":"user","content":"Hello"}]}`
+	helloTo    = `{"model":"%s","messages":[{"role":"user","content":"Hello"}]}`
+	stream     = `{"model":"gpt-4o","stream":true,"messages":[{"role":"user","content":"Hello"}]}`
+	messages   = "/anthropic/v1/messages"
+	claude     = `{"model":"claude-haiku-4-5","max_tokens":64,"messages":[{"role":"user","content":"Hello"}]}`
+	unknownKey = "sk-proxy-0000000000000000000000000000000000000000000000000000000000000000"
+)
+
+func TestRefusals(t *testing.T) {
+	n := start(t, "")
+	n.buy(t, metering.USD)
+	good := n.key(t, nil)
+	limited := func(change func(*billing.Key)) string { return n.key(t, change) }
+	none := metering.Money(0)
+	revoked := limited(func(k *billing.Key) { k.RevokedAt = time.Now(); k.ExpiresAt = time.Now() })
+	expired := limited(func(k *billing.Key) { k.ExpiresAt = time.Now(); k.AllowedIPs = []string{"10.0.0.1"} })
+	elsewhere := limited(func(k *billing.Key) { k.AllowedIPs = []string{"10.0.0.0/8", "2001:db8::1"} })
+	openaiOnly := limited(func(k *billing.Key) { k.AllowedProviders = []string{"openai"} })
+	mini := limited(func(k *billing.Key) { k.AllowedModels = []string{"gpt-4o-mini", "gpt-5*"} })
+	rated := limited(func(k *billing.Key) { k.RateLimitRPM = 1; k.UsageLimit = &none })
+	spent := limited(func(k *billing.Key) { k.UsageLimit = &none })
+	for _, test := range []struct {
+		name, method, path, key, body string
+		headers                       []string
+		status                        int
+		want                          string
+	}{
+		{"provider that nobody knows", "POST", "/nope/v1/x", good, hello, nil, 400, "unknown provider"},
+		{"no key", "POST", chat, "", hello, nil, 401, "missing proxy key"},
+		{"somebody else's credential", "POST", chat, "sk-1234", hello, nil, 401, "missing proxy key"},
+		{"malformed key", "POST", chat, "sk-proxy-xyz", hello, nil, 401, "invalid proxy key"},
+		{"unknown key", "POST", chat, unknownKey, hello, nil, 401, "invalid proxy key"},
+		{"revoked, also expired", "POST", chat, revoked, hello, nil, 403, "key_revoked"},
+		{"expired, also from elsewhere", "POST", chat, expired, hello, nil, 403, "key_expired"},
+		{"from elsewhere", "POST", chat, elsewhere, hello, nil, 403, "ip_blocked"},
+		{"from elsewhere, to no provider", "POST", "/keyless/chat/completions", elsewhere, hello, nil, 403, "ip_blocked"},
+		{"provider without credential", "POST", "/keyless/chat/completions", openaiOnly, hello, nil, 400, "provider not configured"},
+		{"provider not for this key", "POST", messages, openaiOnly, "{", nil, 403, "provider_not_allowed"},
+		{"model not for this key", "POST", chat, mini, hello, nil, 403, "model_not_allowed"},
+		{"no model, with a limited key", "POST", "/openai/v1/batches", mini, "{}", nil, 403, "model_not_allowed"},
+		{"malformed JSON", "POST", chat, good, `{"model":`, nil, 400, "invalid request body"},
+		{"model twice", "POST", chat, good, `{"model":"gpt-4o-mini","model":"gpt-4o","messages":[]}`, nil, 400, "invalid request body"},
+		{"empty body", "POST", chat, good, "", nil, 400, "invalid request body"},
+		{"large body", "POST", chat, good, `{"model":"` + strings.Repeat("x", 200<<10) + `"}`, nil, 413, "request body too large"},
+		{"path that resolves elsewhere", "POST", "/openai/v1/files/%2e%2e/chat/completions", good, hello, nil, 400, "invalid request path"},
+		{"model without a price", "POST", chat, good, fmt.Sprintf(helloTo, "gpt-99"), nil, 400, "model not priced"},
+		{"endpoint without a price", "POST", "/openai/v1/images/generations", good, `{"model":"dall-e-3"}`, nil, 400, "model not priced"},
+		{"background response", "POST", "/openai/v1/responses", good, `{"model":"gpt-4o","input":"x","background":true}`, nil, 400, "model not priced"},
+		{"key spend used up", "POST", chat, spent, hello, nil, 403, "spend_exceeded"},
+		{"first of a minute", "POST", chat, rated, hello, nil, 403, "spend_exceeded"},
+		{"second of a minute", "POST", chat, rated, hello, nil, 429, "rate_limited"},
+		{"more than the credits", "POST", chat, good, strings.Replace(hello, "{", `{"max_tokens":1000000,`, 1), nil, 403, "insufficient_credits"},
+		{"provider that is away", "POST", "/unreachable/chat/completions", good, hello, nil, 502, "upstream request failed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			res := n.do(t, test.method, test.path, test.key, test.body, test.headers...)
+			var got struct{ Error, Message string }
+			if err := json.Unmarshal([]byte(read(t, res)), &got); err != nil {
+				t.Fatal(err)
+			}
+			if res.StatusCode != test.status || got.Error != test.want {
+				t.Errorf("answer %d %q, want %d %q", res.StatusCode, got.Error, test.status, test.want)
+			}
+			if got := res.Header.Get("X-Gateway-Error"); got != test.want {
+				t.Errorf("X-Gateway-Error %q, want %q", got, test.want)
+			}
+			if (test.status == 429) != (res.Header.Get("Retry-After") != "") {
+				t.Errorf("status %d with Retry-After %q", test.status, res.Header.Get("Retry-After"))
+			}
+			if (test.want == "model not priced") != (got.Message != "") {
+				t.Errorf("%q with message %q", test.want, got.Message)
+			}
+			if test.want == "unknown provider" {
+				return
+			}
+			id := res.Header.Get("X-Request-Id")
+			if id == "" {
+				t.Error("no X-Request-Id")
+			}
+			if test.status == 401 {
+				return
+			}
+			if row := n.row(t, id); row.Status != test.status || row.Error != test.want || row.Cost != 0 {
+				t.Errorf("audit row has status %d, error %q, cost %s", row.Status, row.Error, row.Cost)
+			}
+		})
+	}
+	if served := n.sandbox.Totals(); served.Requests != 0 {
+		t.Errorf("the provider was sent %d refused requests", served.Requests)
+	}
+}
+
+func TestPathsOfOthersGoToTheNextHandler(t *testing.T) {
+	n := start(t, "")
+	for _, path := range []string{"/", "/index.html", "/v1/keys", "/v1/models", "/api/x", "/openaix/v1"} {
+		if res := n.do(t, "GET", path, "", ""); res.StatusCode != http.StatusTeapot {
+			t.Errorf("GET %s: status %d, want the next handler's", path, res.StatusCode)
+		}
+	}
+}
+
+func TestKeysAreAcceptedWhereSDKsPutThem(t *testing.T) {
+	n := start(t, "")
+	n.buy(t, metering.USD)
+	key := n.key(t, nil)
+	const gemini = "/gemini/v1beta/models/gemini-2.5-flash:generateContent"
+	const contents = `{"contents":[{"role":"user","parts":[{"text":"Hello"}]}]}`
+	for _, test := range []struct {
+		name, path, body string
+		headers          []string
+	}{
+		{"bearer", chat, hello, []string{"Authorization", "Bearer " + key}},
+		{"bearer in lower case", chat, hello, []string{"Authorization", "bearer " + key}},
+		{"x-api-key", messages, claude, []string{"X-Api-Key", key}},
+		{"x-goog-api-key", gemini, contents, []string{"X-Goog-Api-Key", key}},
+		{"query of gemini", gemini + "?alt=json&key=" + key, contents, nil},
+		{"beside another credential", chat, hello, []string{"Authorization", "Bearer other", "X-Api-Key", key}},
+		{"openai without version", "/openai/chat/completions", hello, []string{"Authorization", "Bearer " + key}},
+	} {
+		if res := n.do(t, "POST", test.path, "", test.body, test.headers...); res.StatusCode != 200 {
+			t.Errorf("%s: %d %s", test.name, res.StatusCode, read(t, res))
+		}
+	}
+	if res := n.do(t, "POST", chat+"?key="+key, "", hello); res.StatusCode != 401 {
+		t.Errorf("key in the query of another provider: status %d, want 401", res.StatusCode)
+	}
+	if leaked := n.sandbox.Totals().LeakedProxyKeys; leaked != 0 {
+		t.Errorf("the provider saw %d proxy keys", leaked)
+	}
+}
+
+func TestHeadersAndQueryAreForwardedWithoutSecrets(t *testing.T) {
+	n := start(t, "")
+	key := n.key(t, nil)
+	res := n.do(t, "DELETE", "/openai/v1/echo/a%2Fb?x=1&y=%20z&x=2", key, "payload",
+		"Cookie", "session=1", "X-Custom", "kept", "OpenAI-Beta", "v2", "Connection", "X-Hop", "X-Hop", "gone",
+		"X-HTTP-Method-Override", "POST", "Accept-Encoding", "br", "User-Agent", "sdk/1", "Content-Type", "text/plain")
+	var got sandbox.Echo
+	if err := json.Unmarshal([]byte(read(t, res)), &got); err != nil {
+		t.Fatal(err)
+	}
+	if want := "payload"; got.Method != "DELETE" || got.Path != "/v1/echo/a%2Fb" || got.Query != "x=1&y=%20z&x=2" || got.BodyBytes != int64(len(want)) {
+		t.Errorf("the provider got %+v", got)
+	}
+	want := http.Header{
+		"Authorization": {"Bearer provider-secret"}, "X-Custom": {"kept"}, "Openai-Beta": {"v2"}, "User-Agent": {"sdk/1"},
+		"Content-Type": {"text/plain"}, "Accept-Encoding": {"gzip"}, "Content-Length": {"7"},
+	}
+	if diff := cmp.Diff(want, got.Headers); diff != "" {
+		t.Errorf("headers at the provider (-want +got):\n%s", diff)
+	}
+	if host := strings.TrimPrefix(n.url, "http://"); got.Host == host {
+		t.Errorf("the provider got the gateway's host %s", host)
+	}
+}
+
+func TestAnswersAreSettledExactly(t *testing.T) {
+	n := start(t, "discount 20%")
+	n.buy(t, metering.USD)
+	key := n.key(t, nil)
+	for _, test := range []struct {
+		name, path, body string
+		script           []string
+		model            string
+		market, yours    metering.Money
+	}{
+		// 1000 x $2.50 + 500 x $1.25 cached + 200 x $10, per million.
+		{"openai with cached tokens", chat, hello,
+			[]string{"X-Sandbox-Prompt", "1500", "X-Sandbox-Cached", "500", "X-Sandbox-Completion", "200"},
+			"gpt-4o-2024-08-06", 5_125_000, 4_100_000},
+		{"openai stream", chat, stream,
+			[]string{"X-Sandbox-Prompt", "1500", "X-Sandbox-Cached", "500", "X-Sandbox-Completion", "200"},
+			"gpt-4o-2024-08-06", 5_125_000, 4_100_000},
+		// 100 x $1 + 300 x $0.10 + 200 x $1.25 + 400 x $2 + 50 x $5.
+		{"anthropic with cache writes", messages, claude,
+			[]string{"X-Sandbox-Prompt", "1000", "X-Sandbox-Cached", "300", "X-Sandbox-Cache-Write", "200",
+				"X-Sandbox-Cache-Write-Long", "400", "X-Sandbox-Completion", "50"},
+			"claude-haiku-4-5-20251001", 1_430_000, 1_144_000},
+		// 200,001 x $2.50 + 10 x $15: above the long-context threshold.
+		{"gemini with a long context", "/gemini/v1beta/models/gemini-2.5-pro:generateContent",
+			`{"contents":[{"role":"user","parts":[{"text":"Hello"}]}]}`,
+			[]string{"X-Sandbox-Prompt", "200001", "X-Sandbox-Completion", "10"},
+			"gemini-2.5-pro", 500_152_500, 400_122_000},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			res := n.do(t, "POST", test.path, key, test.body, test.script...)
+			read(t, res)
+			row := n.row(t, res.Header.Get("X-Request-Id"))
+			if row.MarketCost != test.market || row.Cost != test.yours || row.Model != test.model {
+				t.Errorf("market %s, yours %s, model %s; want %s, %s, %s",
+					row.MarketCost, row.Cost, row.Model, test.market, test.yours, test.model)
+			}
+			if row.UsageSource != metering.SourceProvider || row.Status != 200 || row.Error != "" || row.UsageMismatch {
+				t.Errorf("row is %+v", row)
+			}
+		})
+	}
+	if off, err := n.app.Store().Imbalance(t.Context()); err != nil || off != 0 {
+		t.Errorf("imbalance %s (%v)", off, err)
+	}
+}
+
+func TestUsageEventIsHiddenFromThoseWhoDidNotAsk(t *testing.T) {
+	n := start(t, "")
+	n.buy(t, metering.USD)
+	key := n.key(t, nil)
+	asking := strings.Replace(stream, "{", `{"stream_options":{"include_usage":true},`, 1)
+	for _, test := range []struct {
+		name, body string
+		want       bool
+	}{{"did not ask", stream, false}, {"asked", asking, true}} {
+		res := n.do(t, "POST", chat, key, test.body)
+		body := read(t, res)
+		if got := strings.Contains(body, `"choices":[],"usage":{`); got != test.want {
+			t.Errorf("client that %s: usage event sent: %v\n%s", test.name, got, body)
+		}
+		if !strings.HasSuffix(body, "data: [DONE]\n\n") {
+			t.Errorf("client that %s: stream has no end", test.name)
+		}
+		if row := n.row(t, res.Header.Get("X-Request-Id")); row.UsageSource != metering.SourceProvider || row.Cost == 0 || !row.Streaming {
+			t.Errorf("client that %s: row %+v", test.name, row)
+		}
+	}
+}
+
+func TestStreamArrivesEventByEvent(t *testing.T) {
+	n := start(t, "")
+	n.buy(t, metering.USD)
+	res := n.do(t, "POST", chat, n.key(t, nil), stream, "X-Sandbox-Chunks", "3", "X-Sandbox-Delay", "300ms")
+	lines := bufio.NewReader(res.Body)
+	var last time.Time
+	gaps := 0
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			break
+		}
+		if !strings.HasPrefix(line, "data: {") {
+			continue
+		}
+		if now := time.Now(); !last.IsZero() && now.Sub(last) > 150*time.Millisecond {
+			gaps++
+		}
+		last = time.Now()
+	}
+	if gaps < 2 {
+		t.Errorf("saw %d pauses between events that the provider sent 300 ms apart", gaps)
+	}
+}
+
+func TestWhatGoesWrongUpstreamIsRelayedAndMarked(t *testing.T) {
+	n := start(t, "")
+	n.buy(t, metering.USD)
+	key := n.key(t, nil)
+	long := []string{"X-Sandbox-Prompt", "100", "X-Sandbox-Completion", "60", "X-Sandbox-Chunks", "6", "X-Sandbox-Fail-After", "3"}
+	for _, test := range []struct {
+		name, path, body string
+		script           []string
+		status           int
+		broken           bool
+		source           metering.Source
+		err              string
+		free             bool
+	}{
+		{"error status", chat, hello, []string{"X-Sandbox-Status", "529"}, 529, false, metering.SourceNone, "", true},
+		{"reset before the answer", chat, hello, []string{"X-Sandbox-Fail", "reset"}, 502, false, metering.SourceNone, "upstream request failed", true},
+		{"reset in a stream", chat, stream, append(long, "X-Sandbox-Fail", "reset"), 200, true, metering.SourceEstimated, "upstream response broke off", false},
+		{"cut stream", chat, stream, append(long, "X-Sandbox-Fail", "truncate"), 200, false, metering.SourceEstimated, "", false},
+		{"error in a stream", chat, stream, append(long, "X-Sandbox-Fail", "error"), 200, false, metering.SourceNone, "upstream error in response", true},
+		{"broken event in a stream", chat, stream, append(long, "X-Sandbox-Fail", "broken_sse"), 200, false, metering.SourceProvider, "", false},
+		{"large event", chat, stream, append(long, "X-Sandbox-Fail", "big_line", "X-Sandbox-Text-Bytes", "10000000"), 200, false, metering.SourceProvider, "", false},
+		{"reset in an anthropic stream", messages, strings.Replace(claude, "{", `{"stream":true,`, 1),
+			append(long, "X-Sandbox-Fail", "reset"), 200, true, metering.SourcePartial, "upstream response broke off", false},
+		{"answer without usage", chat, hello, []string{"X-Sandbox-Fail", "no_usage"}, 200, false, metering.SourceEstimated, "", false},
+		{"empty answer", chat, hello, []string{"X-Sandbox-Fail", "empty"}, 200, false, metering.SourceEstimated, "", false},
+		{"web page", chat, hello, []string{"X-Sandbox-Fail", "html"}, 200, false, metering.SourceEstimated, "", false},
+		{"compressed unasked", chat, hello, []string{"X-Sandbox-Gzip", "1"}, 200, false, metering.SourceProvider, "", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			res := n.do(t, "POST", test.path, key, test.body, test.script...)
+			_, err := io.ReadAll(res.Body)
+			if res.StatusCode != test.status || (err != nil) != test.broken {
+				t.Errorf("status %d, body ended with %v; want %d, broken: %v", res.StatusCode, err, test.status, test.broken)
+			}
+			row := n.row(t, res.Header.Get("X-Request-Id"))
+			if row.UsageSource != test.source || row.Error != test.err || row.Status != test.status {
+				t.Errorf("row: source %s, error %q, status %d; want %s, %q, %d",
+					row.UsageSource, row.Error, row.Status, test.source, test.err, test.status)
+			}
+			if (row.Cost == 0) != test.free {
+				t.Errorf("cost %s, free: %v", row.Cost, test.free)
+			}
+		})
+	}
+}
+
+func TestClientThatLeavesIsChargedWhatTheProviderReports(t *testing.T) {
+	n := start(t, "")
+	n.buy(t, metering.USD)
+	key := n.key(t, nil)
+	for _, test := range []struct {
+		name, body string
+		script     []string
+		source     metering.Source
+	}{
+		{"in a stream", stream, []string{"X-Sandbox-Delay", "100ms", "X-Sandbox-Chunks", "8"}, metering.SourceDrained},
+		{"before the answer", hello, []string{"X-Sandbox-First-Delay", "600ms"}, metering.SourceDrained},
+		{"before an answer that never comes", hello, []string{"X-Sandbox-Fail", "stall"}, metering.SourceEstimated},
+		{"in a stream that stalls", stream, []string{"X-Sandbox-Fail", "stall", "X-Sandbox-Fail-After", "2", "X-Sandbox-Chunks", "8"}, metering.SourceEstimated},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			ctx, leave := context.WithTimeout(t.Context(), 250*time.Millisecond)
+			defer leave()
+			req, err := http.NewRequestWithContext(ctx, "POST", n.url+chat, strings.NewReader(test.body))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+key)
+			req.Header.Set("User-Agent", test.name)
+			for i := 0; i < len(test.script); i += 2 {
+				req.Header.Set(test.script[i], test.script[i+1])
+			}
+			if res, err := http.DefaultTransport.RoundTrip(req); err == nil {
+				io.Copy(io.Discard, res.Body)
+				res.Body.Close()
+			}
+			row := n.rowOf(t, test.name)
+			if row.UsageSource != test.source || row.Cost == 0 || row.Error != "client disconnected" {
+				t.Errorf("source %s, cost %s, error %q; want %s and a cost", row.UsageSource, row.Cost, row.Error, test.source)
+			}
+		})
+	}
+}
+
+// rowOf waits for the audit row of a request that can only be told by its
+// user agent.
+func (n *node) rowOf(t *testing.T, userAgent string) billing.Settlement {
+	t.Helper()
+	for range 200 {
+		rows, err := n.app.Store().Requests(t.Context(), billing.DefaultOrganization, billing.Filter{}, billing.Page{Limit: 100})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range rows {
+			if row.UserAgent == userAgent {
+				return row
+			}
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Fatalf("no row of %q", userAgent)
+	panic("unreachable")
+}
+
+func TestUnpricedPolicies(t *testing.T) {
+	for _, test := range []struct {
+		policy string
+		cost   bool
+		rule   string
+	}{{"ceiling", true, "ceiling/openai"}, {"record", false, ruleUnpriced}} {
+		t.Run(test.policy, func(t *testing.T) {
+			n := start(t, "unpriced "+test.policy)
+			n.buy(t, 100*metering.USD)
+			key := n.key(t, nil)
+			for _, path := range []string{chat, "/openai/v1/images/generations"} {
+				res := n.do(t, "POST", path, key, fmt.Sprintf(helloTo, "gpt-99"))
+				row := n.row(t, res.Header.Get("X-Request-Id"))
+				if res.StatusCode != 200 && path == chat || (row.Cost > 0) != (test.cost && res.StatusCode == 200) || row.PriceRuleID != test.rule {
+					t.Errorf("%s: status %d, cost %s, rule %q", path, res.StatusCode, row.Cost, row.PriceRuleID)
+				}
+			}
+		})
+	}
+}
+
+func TestReloadBreaksNoStreamAndLosesNoDebit(t *testing.T) {
+	n := &node{sandbox: sandbox.New()}
+	upstream := httptest.NewServer(n.sandbox)
+	defer upstream.Close()
+	dir := t.TempDir()
+	n.load(t, dir, upstream.URL, "discount 1%")
+	defer caddy.Stop()
+	n.buy(t, 10*metering.USD)
+	key := n.key(t, nil)
+	var group sync.WaitGroup
+	ids := make(chan string, 20)
+	for range cap(ids) {
+		group.Go(func() {
+			res := n.do(t, "POST", chat, key, stream, "X-Sandbox-Chunks", "15", "X-Sandbox-Delay", "50ms")
+			if body, err := io.ReadAll(res.Body); err != nil || !bytes.HasSuffix(body, []byte("data: [DONE]\n\n")) {
+				t.Errorf("stream ended with %v: ...%q", err, body[max(0, len(body)-40):])
+			}
+			ids <- res.Header.Get("X-Request-Id")
+		})
+		time.Sleep(20 * time.Millisecond)
+	}
+	for i := range 4 {
+		n.load(t, dir, upstream.URL, fmt.Sprintf("discount %d%%", 2+i))
+	}
+	group.Wait()
+	close(ids)
+	var sum metering.Money
+	for id := range ids {
+		row := n.row(t, id)
+		if row.Cost == 0 {
+			t.Errorf("request %s cost nothing", id)
+		}
+		sum += row.Cost
+	}
+	account, err := n.app.Store().Account(t.Context(), billing.DefaultOrganization)
+	if err != nil || account.Balance != 10*metering.USD-sum {
+		t.Errorf("balance %s (%v) after debits of %s", account.Balance, err, sum)
+	}
+}
+
+func TestGlobs(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		glob, text string
+		want       bool
+	}{
+		{"gpt-4o", "gpt-4o", true}, {"gpt-4o", "gpt-4o-mini", false}, {"gpt-4o*", "gpt-4o-mini", true},
+		{"*", "", true}, {"*", "x", true}, {"", "", true}, {"", "x", false}, {"*mini", "gpt-4o-mini", true},
+		{"a*b*c", "aXbXbc", true}, {"a*b*c", "aXcXb", false}, {"**a", "a", true}, {"gpt-?", "gpt-4", false},
+	} {
+		if got := matchGlob(test.glob, test.text); got != test.want {
+			t.Errorf("matchGlob(%q, %q) = %v", test.glob, test.text, got)
+		}
+	}
+}
+
+func TestParametersAreRemovedFromTheRawQuery(t *testing.T) {
+	t.Parallel()
+	for query, want := range map[string]string{
+		"key=s": "", "alt=sse&key=s": "alt=sse", "key=s&alt=sse": "alt=sse", "a=1&key=s&b=%20": "a=1&b=%20",
+		"%6bey=s&a": "a", "keys=1": "keys=1", "key=1&key=2": "", "key": "",
+	} {
+		if diff := cmp.Diff(want, removeParameter(query, "key")); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", query, diff)
+		}
+	}
+}
