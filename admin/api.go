@@ -1,0 +1,143 @@
+// Package admin is the management API: proxy keys, usage, the audit trail,
+// credits and the proof of the books, under /v1. The operations and their
+// OpenAPI document come from the same Go types; one file holds one noun.
+package admin
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"path"
+	"runtime/debug"
+	"slices"
+	"strings"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+)
+
+// Gateway is what the management API needs of the running gateway.
+type Gateway interface {
+	Store() billing.Store
+	// Flush returns when all that is settled so far is posted to the store.
+	Flush(ctx context.Context) error
+	// KeyChanged makes the next request on this node see a changed key.
+	KeyChanged(h billing.KeyHash)
+	// Held is the sum of the organization's open holds on this node.
+	Held(org string) billing.Money
+	// Packages are the credit packages for sale, in the order of the
+	// configuration.
+	Packages() []billing.Package
+	// Purchaser sells them; nil if billing is not configured.
+	Purchaser() billing.Purchaser
+	// AdminToken is the operator's token; "" means no operator access.
+	AdminToken() string
+	// Logger receives what goes wrong inside and is not told to the client.
+	Logger() *slog.Logger
+}
+
+// nouns are the first path segments under /v1 that belong to this API. The
+// others there, /v1/chat/completions and /v1/models, are proxy routes.
+var nouns = []string{"account", "audit", "billing", "flush", "keys", "ledger", "openapi.json", "usage"}
+
+const openAPIPath = "/v1/openapi.json"
+
+// Handles tells whether the request's path belongs to the management API, be
+// it a route or not.
+func Handles(r *http.Request) bool {
+	rest, ok := strings.CutPrefix(r.URL.Path, "/v1/")
+	noun, _, _ := strings.Cut(rest, "/")
+	return ok && slices.Contains(nouns, noun)
+}
+
+// New returns the management API of a gateway. Every answer is JSON, errors
+// and unknown paths included.
+func New(g Gateway) http.Handler {
+	a := &api{gateway: g, mux: http.NewServeMux()}
+	a.huma = humago.New(a.mux, a.config())
+	a.registerAccount()
+	a.registerKeys()
+	a.registerUsage()
+	a.registerAudit()
+	a.registerBilling()
+	a.registerLedger()
+	a.registerOpenAPI()
+	return a
+}
+
+type api struct {
+	gateway Gateway
+	huma    huma.API
+	mux     *http.ServeMux
+}
+
+func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer a.answerPanic(w, r)
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+
+	ctx, err := a.authorize(r)
+	if err == nil {
+		err = a.findRoute(w, r)
+	}
+	if err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	a.mux.ServeHTTP(w, r.WithContext(ctx))
+}
+
+// findRoute tells whether there is an operation for the request, so that the
+// mux never answers on its own, in plain text or with a redirect.
+func (a *api) findRoute(w http.ResponseWriter, r *http.Request) error {
+	if path.Clean(r.URL.Path) != r.URL.Path {
+		return errNoRoute
+	}
+	if _, pattern := a.mux.Handler(r); pattern != "" {
+		return nil
+	}
+	var allowed []string
+	probe := *r
+	for _, probe.Method = range []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete} {
+		if _, pattern := a.mux.Handler(&probe); pattern != "" {
+			allowed = append(allowed, probe.Method)
+		}
+	}
+	if len(allowed) == 0 {
+		return errNoRoute
+	}
+	allow := strings.Join(allowed, ", ")
+	w.Header().Set("Allow", allow)
+	return &problem{
+		status:  http.StatusMethodNotAllowed,
+		Message: r.Method + " is not allowed here: use " + allow,
+	}
+}
+
+// fail answers with the error, outside of any operation.
+func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
+	p := a.explain(r.Context(), r.Method+" "+r.URL.Path, err)
+	w.Header().Set("Content-Type", "application/json")
+	if p.status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
+	w.WriteHeader(p.status)
+	if err := jsonFormat.Marshal(w, p); err != nil {
+		a.gateway.Logger().Debug("writing an error response", "error", err)
+	}
+}
+
+// answerPanic answers a panic with an error that tells nothing of its cause.
+func (a *api) answerPanic(w http.ResponseWriter, r *http.Request) {
+	cause := recover()
+	if cause == nil {
+		return
+	}
+	if cause == http.ErrAbortHandler {
+		panic(cause)
+	}
+	a.gateway.Logger().Error("panic in the management API",
+		"method", r.Method, "path", r.URL.Path, "panic", cause, "stack", string(debug.Stack()))
+	a.fail(w, r, errInternal)
+}

@@ -1,0 +1,125 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// auditRow is one request. It never holds content of prompts or completions.
+type auditRow struct {
+	RequestID        string        `json:"request_id"`
+	CreatedAt        time.Time     `json:"created_at" doc:"When the request arrived."`
+	Provider         string        `json:"provider"`
+	Model            string        `json:"model" doc:"The one that was priced."`
+	Endpoint         string        `json:"endpoint"`
+	PromptTokens     int64         `json:"prompt_tokens" doc:"All tokens read, those from and into a cache included."`
+	CompletionTokens int64         `json:"completion_tokens" doc:"All tokens generated, reasoning included."`
+	CachedTokens     int64         `json:"cached_tokens" doc:"Tokens read from the provider's cache."`
+	CacheWriteTokens int64         `json:"cache_write_tokens"`
+	ReasoningTokens  int64         `json:"reasoning_tokens"`
+	CostNanos        billing.Money `json:"cost_nanos" doc:"What the organization paid."`
+	MarketCostNanos  billing.Money `json:"market_cost_nanos" doc:"What the provider's list price comes to."`
+	LatencyMS        int64         `json:"latency_ms"`
+	TTFBMS           int64         `json:"ttfb_ms" doc:"Time to the first byte of the answer."`
+	Status           int           `json:"status" doc:"HTTP status of the answer; 0 if the client left before it."`
+	Error            *string       `json:"error" doc:"What was refused or ended early, and why."`
+	KeyID            string        `json:"key_id"`
+	KeyName          string        `json:"key_name" doc:"The key's name at the time."`
+	ClientIP         string        `json:"client_ip"`
+	Streaming        bool          `json:"streaming"`
+	UserAgent        string        `json:"user_agent"`
+	UsageSource      string        `json:"usage_source" doc:"Where the counts came from: provider, provider_partial, drained, estimated or none."`
+	PriceRuleID      *string       `json:"price_rule_id" doc:"The rule that priced it; null if none did."`
+	Attempts         int           `json:"attempts"`
+	Changes          []string      `json:"changes" nullable:"false" doc:"Parameters that a translation had to alter."`
+}
+
+func newAuditRow(s billing.Settlement) auditRow {
+	return auditRow{
+		RequestID:        s.RequestID,
+		CreatedAt:        s.At.UTC(),
+		Provider:         s.Provider,
+		Model:            s.Model,
+		Endpoint:         s.Endpoint,
+		PromptTokens:     s.Usage.Prompt(),
+		CompletionTokens: s.Usage.Completion(),
+		CachedTokens:     s.Usage.Cached(),
+		CacheWriteTokens: s.Usage.CacheWrite + s.Usage.CacheWriteLong,
+		ReasoningTokens:  s.Usage.Reasoning,
+		CostNanos:        s.Cost,
+		MarketCostNanos:  s.MarketCost,
+		LatencyMS:        s.Latency.Milliseconds(),
+		TTFBMS:           s.TTFB.Milliseconds(),
+		Status:           s.Status,
+		Error:            orNil(s.Error),
+		KeyID:            s.KeyID,
+		KeyName:          s.KeyName,
+		ClientIP:         s.ClientIP,
+		Streaming:        s.Streaming,
+		UserAgent:        s.UserAgent,
+		UsageSource:      string(s.UsageSource),
+		PriceRuleID:      orNil(s.PriceRuleID),
+		Attempts:         s.Attempts,
+		Changes:          orEmpty(s.Changes),
+	}
+}
+
+type auditInput struct {
+	Paging
+	Interval
+	Selection
+	KeyID string `query:"key_id" maxLength:"200" doc:"Requests with this key."`
+}
+
+type requestInput struct {
+	RequestID string `path:"request_id" doc:"The X-Request-Id of the answer."`
+}
+
+func (a *api) registerAudit() {
+	tags := []string{"Audit"}
+	register(a, huma.Operation{
+		OperationID: "list-audit", Method: http.MethodGet, Path: "/v1/audit", Tags: tags,
+		Summary: "Requests, newest first",
+	}, a.listAudit)
+	register(a, huma.Operation{
+		OperationID: "get-audit", Method: http.MethodGet, Path: "/v1/audit/{request_id}", Tags: tags,
+		Summary: "One request",
+	}, a.getAudit)
+}
+
+func (a *api) listAudit(ctx context.Context, in *auditInput) (*body[list[auditRow]], error) {
+	page, err := in.page()
+	if err != nil {
+		return nil, err
+	}
+	f, err := filter(in.Interval, in.Selection, in.KeyID)
+	if err != nil {
+		return nil, err
+	}
+	found, err := a.gateway.Store().Requests(ctx, organizationOf(ctx), f, page)
+	if err != nil {
+		return nil, listError("requests", err)
+	}
+	rows, next := cut(in.Paging, found, func(s billing.Settlement) string { return s.RequestID })
+	return &body[list[auditRow]]{list[auditRow]{Data: mapped(rows, newAuditRow), NextCursor: next}}, nil
+}
+
+func (a *api) getAudit(ctx context.Context, in *requestInput) (*body[auditRow], error) {
+	if !isPlainText(in.RequestID) {
+		return nil, notFound("request")
+	}
+	s, err := a.gateway.Store().Request(ctx, organizationOf(ctx), in.RequestID)
+	if errors.Is(err, billing.ErrNotFound) {
+		return nil, notFound("request")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading a request: %w", err)
+	}
+	return &body[auditRow]{newAuditRow(s)}, nil
+}

@@ -1,0 +1,163 @@
+package admin
+
+import (
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"testing"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestAuditRow(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	c := newClient(t, g)
+	plain := request("r1", "key_a", day(1, 12), 100)
+	odd := request("r2", "key_a", day(1, 13), 0)
+	odd.MarketCost, odd.PriceRuleID, odd.Status, odd.Error = 0, "", 502, "upstream request failed"
+	odd.Changes, odd.UserAgent, odd.Streaming = []string{"top_k dropped"}, `<b>"agent"</b>`, false
+	g.post(t, plain, odd)
+
+	want := `{"request_id":"r1","created_at":"2026-11-01T12:00:00Z","provider":"openai","model":"gpt-4o",` +
+		`"endpoint":"/v1/chat/completions","prompt_tokens":16,"completion_tokens":5,"cached_tokens":3,"cache_write_tokens":3,` +
+		`"reasoning_tokens":4,"cost_nanos":100,"market_cost_nanos":100,"latency_ms":1500,"ttfb_ms":250,"status":200,"error":null,` +
+		`"key_id":"key_a","key_name":"name of key_a","client_ip":"192.0.2.1","streaming":true,"user_agent":"sdk/1",` +
+		`"usage_source":"provider","price_rule_id":"rule-1","attempts":1,"changes":[]}`
+	c.do(http.MethodGet, "/v1/audit/r1", "").want(t, http.StatusOK, want)
+	c.do(http.MethodGet, "/v1/audit/r2", "").want(t, http.StatusOK, `"status":502,"error":"upstream request failed"`,
+		`"price_rule_id":null`, `"changes":["top_k dropped"]`, `"streaming":false`, `"user_agent":"<b>\"agent\"</b>"`)
+	c.do(http.MethodGet, "/v1/audit", "").want(t, http.StatusOK, want, `"next_cursor":null`)
+}
+
+func TestAuditOfOthersIsNotFound(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	c := newClient(t, g)
+	theirs := request("r1", "key_a", day(1, 12), 100)
+	theirs.OrganizationID = otherOrg
+	g.post(t, theirs)
+	for _, id := range []string{"r1", "r2", "%00", "%ff"} {
+		c.do(http.MethodGet, "/v1/audit/"+id, "").want(t, http.StatusNotFound, "no such request")
+	}
+	c.do(http.MethodGet, "/v1/audit?key_id=key_a", "").want(t, http.StatusOK, `"data":[]`)
+	c.with(organizationHeader, otherOrg).do(http.MethodGet, "/v1/audit/r1", "").want(t, http.StatusOK)
+}
+
+func TestAuditIsSelected(t *testing.T) {
+	t.Parallel()
+	c := usageBooks(t)
+	for query, want := range map[string][]string{
+		"":                               {"r4", "r3", "r2", "r1"},
+		"?from=2026-11-02&to=2026-11-03": {"r3", "r2"},
+		"?key_id=key_b":                  {"r2"},
+		"?provider=anthropic":            {"r3"},
+		"?model=gpt-4o&limit=2":          {"r4", "r2"},
+		"?model=gpt-4o&key_id=key_a&to=2026-11-03": {"r1"},
+	} {
+		ids, _ := c.ids("/v1/audit"+query, "request_id")
+		if diff := cmp.Diff(want, ids); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", query, diff)
+		}
+	}
+}
+
+// ids returns the ids of a page's elements and its cursor, "" on the last.
+func (c client) ids(target, field string) ([]string, string) {
+	c.t.Helper()
+	page := decode[list[map[string]any]](c.t, c.do(http.MethodGet, target, "").want(c.t, http.StatusOK))
+	var ids []string
+	for _, element := range page.Data {
+		ids = append(ids, element[field].(string))
+	}
+	if page.NextCursor == nil {
+		return ids, ""
+	}
+	return ids, *page.NextCursor
+}
+
+// TestPagesAreStable walks each list while it grows: what was there at the
+// start is seen once, in order, and what is new is not.
+func TestPagesAreStable(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	c := newClient(t, g)
+	requests := 0
+	for _, x := range []struct {
+		path, field string
+		add         func()
+	}{
+		{"/v1/keys", "id", func() { c.createKey(`{"name":"a"}`) }},
+		{"/v1/audit", "request_id", func() {
+			requests++
+			g.post(t, request(fmt.Sprintf("r%03d", requests), "key_a", day(1, 12), 1))
+		}},
+		{"/v1/billing/transactions", "id", func() {
+			c.do(http.MethodPost, "/v1/billing/purchase", `{"package_id":"starter"}`).want(t, http.StatusCreated)
+		}},
+	} {
+		for range 7 {
+			x.add()
+		}
+		want, _ := c.ids(x.path, x.field)
+		var got []string
+		cursor, pages := "", 0
+		for pages == 0 || cursor != "" {
+			var page []string
+			page, cursor = c.ids(x.path+"?limit=3&cursor="+url.QueryEscape(cursor), x.field)
+			if len(page) > 3 {
+				t.Errorf("%s: a page of %d", x.path, len(page))
+			}
+			got = append(got, page...)
+			pages++
+			x.add()
+		}
+		if len(want) < 7 {
+			t.Errorf("%s: %d elements at the start", x.path, len(want))
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s in pages (-whole +pages):\n%s", x.path, diff)
+		}
+	}
+}
+
+func TestPageThatIsJustFullIsTheLast(t *testing.T) {
+	t.Parallel()
+	c := usageBooks(t)
+	if ids, cursor := c.ids("/v1/audit?limit=4", "request_id"); len(ids) != 4 || cursor != "" {
+		t.Errorf("page of %v, cursor %q, want all 4 and none", ids, cursor)
+	}
+}
+
+func TestInvalidCursors(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, newGateway(t))
+	for _, cursor := range []string{
+		"%%%", "not a cursor", "a", "YQ==", base64.RawURLEncoding.EncodeToString([]byte("a\x00b")),
+		base64.RawURLEncoding.EncodeToString([]byte{0xff}),
+	} {
+		for _, path := range []string{"/v1/keys", "/v1/audit", "/v1/billing/transactions"} {
+			c.do(http.MethodGet, path+"?cursor="+url.QueryEscape(cursor), "").
+				want(t, http.StatusUnprocessableEntity, `"location":"query.cursor"`)
+		}
+	}
+	stray := base64.RawURLEncoding.EncodeToString([]byte("' OR 1=1 --"))
+	for _, path := range []string{"/v1/keys", "/v1/audit", "/v1/billing/transactions"} {
+		a := c.do(http.MethodGet, path+"?cursor="+stray, "")
+		if a.status != http.StatusOK && a.status != http.StatusUnprocessableEntity {
+			t.Errorf("%s with the cursor of nothing: status %d: %s", path, a.status, a.body)
+		}
+	}
+}
+
+func TestEmptyLists(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	g.packages = []billing.Package{}
+	c := newClient(t, g)
+	for _, path := range []string{"/v1/keys", "/v1/audit", "/v1/billing/transactions", "/v1/billing/packages"} {
+		c.do(http.MethodGet, path, "").want(t, http.StatusOK, `{"data":[],"next_cursor":null}`)
+	}
+}

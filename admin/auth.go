@@ -1,0 +1,102 @@
+package admin
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+// organizationHeader names the organization that the operator acts on.
+const organizationHeader = "X-Organization"
+
+// Role is what a caller may do.
+type Role string
+
+// Operator runs the gateway: may do everything, in every organization.
+const Operator Role = "operator"
+
+// caller is who makes a request, and on whose books.
+type caller struct {
+	role    Role
+	account billing.Account
+}
+
+type callerKey struct{}
+
+// callerOf returns the caller that authorize put into the context.
+func callerOf(ctx context.Context) caller {
+	c, _ := ctx.Value(callerKey{}).(caller)
+	return c
+}
+
+// organizationOf is the id of the organization that the caller acts on.
+func organizationOf(ctx context.Context) string {
+	return callerOf(ctx).account.Organization.ID
+}
+
+// authorize returns the request's context with its caller. The OpenAPI
+// document is open to all.
+func (a *api) authorize(r *http.Request) (context.Context, error) {
+	ctx := r.Context()
+	if r.URL.Path == openAPIPath {
+		return ctx, nil
+	}
+	if err := a.authenticate(r); err != nil {
+		return nil, err
+	}
+	org := r.Header.Get(organizationHeader)
+	if org == "" {
+		org = billing.DefaultOrganization
+	}
+	account, err := a.account(ctx, org)
+	if err != nil {
+		return nil, err
+	}
+	return context.WithValue(ctx, callerKey{}, caller{role: Operator, account: account}), nil
+}
+
+// authenticate checks the operator's token.
+func (a *api) authenticate(r *http.Request) error {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	token = strings.TrimSpace(token)
+	want := a.gateway.AdminToken()
+	switch {
+	case want == "":
+		return unauthorized("no operator access: set admin_token in llm_gateway")
+	case token == "" || !strings.EqualFold(scheme, "Bearer"):
+		return unauthorized("missing operator token: send Authorization: Bearer <admin_token>")
+	case sameToken(token, want):
+		return nil
+	case billing.IsSecret(token):
+		return unauthorized("a proxy key does not open the management API: use the operator token")
+	default:
+		return unauthorized("wrong operator token: send the admin_token of llm_gateway")
+	}
+}
+
+// sameToken compares in a time that tells neither content nor length.
+func sameToken(a, b string) bool {
+	x, y := sha256.Sum256([]byte(a)), sha256.Sum256([]byte(b))
+	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
+}
+
+func (a *api) account(ctx context.Context, org string) (billing.Account, error) {
+	unknown := &problem{status: http.StatusNotFound, Message: "no such organization: check the " + organizationHeader + " header"}
+	if !isPlainText(org) {
+		return billing.Account{}, unknown
+	}
+	account, err := a.gateway.Store().Account(ctx, org)
+	if errors.Is(err, billing.ErrNotFound) {
+		return billing.Account{}, unknown
+	}
+	if err != nil {
+		return billing.Account{}, fmt.Errorf("reading the account: %w", err)
+	}
+	return account, nil
+}

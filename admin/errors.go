@@ -1,0 +1,137 @@
+package admin
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// Bounds on what an error says about a hostile request.
+const (
+	maxDetails     = 20
+	maxDetailRunes = 200
+)
+
+// problem is the body of every error.
+type problem struct {
+	status  int
+	Message string          `json:"error" doc:"What is wrong, and what to do about it."`
+	Details []problemDetail `json:"details,omitempty" nullable:"false" doc:"Each fault in the input."`
+}
+
+type problemDetail struct {
+	Location string `json:"location" doc:"Where the fault is." example:"body.usage_limit_dollars"`
+	Message  string `json:"message" doc:"What is wrong with it."`
+}
+
+func (p *problem) Error() string  { return p.Message }
+func (p *problem) GetStatus() int { return p.status }
+
+var (
+	errNoRoute  = &problem{status: http.StatusNotFound, Message: "no such route: see " + openAPIPath}
+	errInternal = &problem{status: http.StatusInternalServerError, Message: "internal error: the server's log says more"}
+)
+
+func unauthorized(message string) error {
+	return &problem{status: http.StatusUnauthorized, Message: message}
+}
+
+// notFound is the answer for an id that the organization does not have,
+// whether or not another one has it.
+func notFound(noun string) error {
+	return &problem{status: http.StatusNotFound, Message: "no such " + noun + ": check the id"}
+}
+
+// faults collects what is wrong with a request's input.
+type faults []problemDetail
+
+func (f *faults) add(location, message string) {
+	*f = append(*f, problemDetail{Location: clip(location), Message: clip(message)})
+}
+
+// err returns the faults as one error, nil if there are none.
+func (f faults) err() error {
+	if len(f) == 0 {
+		return nil
+	}
+	return f.problem(http.StatusUnprocessableEntity)
+}
+
+func (f faults) problem(status int) *problem {
+	message := f[0].Location + ": " + f[0].Message
+	if more := len(f) - 1; more > 0 {
+		message += fmt.Sprintf(" (and %d more)", more)
+	}
+	return &problem{status: status, Message: message, Details: f[:min(len(f), maxDetails)]}
+}
+
+// clip shortens a text that may have come from the client.
+func clip(s string) string {
+	if utf8.RuneCountInString(s) <= maxDetailRunes {
+		return s
+	}
+	return string([]rune(s)[:maxDetailRunes]) + "..."
+}
+
+// explain turns an error into what the client is told. What the client cannot
+// help is logged, here and nowhere else.
+func (a *api) explain(ctx context.Context, operation string, err error) *problem {
+	if p, ok := errors.AsType[*problem](err); ok {
+		return p
+	}
+	switch {
+	case errors.Is(err, billing.ErrRevoked):
+		return &problem{status: http.StatusConflict, Message: "the key is revoked, which cannot be undone: create a new one"}
+	case errors.Is(err, billing.ErrConflict):
+		return &problem{status: http.StatusConflict, Message: "the idempotency key was used for other content: use a new one"}
+	}
+	if ctx.Err() == nil { // else it failed because the client left
+		a.gateway.Logger().Error("management API", "operation", operation, "error", err)
+	}
+	return errInternal
+}
+
+// present rewrites the errors that huma makes, of validation mostly, into
+// problems. It is a response transformer because huma's own hook for this is
+// a global variable, which other modules in the process may use.
+func (a *api) present(ctx huma.Context, _ string, body any) (any, error) {
+	m, ok := body.(*huma.ErrorModel)
+	if !ok {
+		return body, nil
+	}
+	ctx.SetHeader("Content-Type", "application/json")
+	var f faults
+	for _, d := range m.Errors {
+		f.add(d.Location, d.Message)
+	}
+	slices.SortFunc(f, func(x, y problemDetail) int { return cmp.Compare(x.Location, y.Location) })
+	switch {
+	case m.Status >= http.StatusInternalServerError:
+		a.gateway.Logger().Error("management API", "operation", ctx.Operation().OperationID, "error", m.Detail, "details", f)
+		return errInternal, nil
+	case m.Status == http.StatusRequestEntityTooLarge:
+		return &problem{Message: fmt.Sprintf("the request body is larger than %d MiB", maxBody>>20)}, nil
+	case m.Status == http.StatusUnsupportedMediaType:
+		return &problem{Message: "unknown content type: send the body as application/json"}, nil
+	case len(f) == 0:
+		return &problem{Message: m.Detail}, nil
+	case m.Status == http.StatusBadRequest:
+		return &problem{Message: "the request body is not JSON: " + f[0].Message, Details: f[:1]}, nil
+	}
+	return f.problem(m.Status), nil
+}
+
+// isPlainText tells whether s can be stored and compared by every store: valid
+// UTF-8 without control characters.
+func isPlainText(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+}

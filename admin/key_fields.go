@@ -1,0 +1,197 @@
+package admin
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// createKey is the body that creates a key.
+type createKey struct {
+	Name string `json:"name" minLength:"1" maxLength:"200" doc:"For people; need not be unique."`
+	KeySettings
+}
+
+// updateKey is the merge patch that changes a key.
+type updateKey struct {
+	Name optional[string] `json:"name,omitzero" nullable:"false" minLength:"1" maxLength:"200"`
+	KeySettings
+}
+
+// KeySettings are the fields of a key that have a default, which null stands
+// for.
+type KeySettings struct {
+	AllowedProviders  optional[[]string]    `json:"allowed_providers,omitzero" maxItems:"200" doc:"Provider names; empty allows all."`
+	AllowedModels     optional[[]string]    `json:"allowed_models,omitzero" maxItems:"200" maxLength:"200" doc:"Globs such as gpt-4o*; empty allows all." example:"[\"gpt-4o*\"]"`
+	AllowedIPs        optional[[]string]    `json:"allowed_ips,omitzero" maxItems:"200" maxLength:"200" doc:"Addresses and CIDR ranges, IPv4 and IPv6; empty allows all." example:"[\"192.0.2.0/24\"]"`
+	RateLimitRPM      optional[wholeNumber] `json:"rate_limit_rpm,omitzero" doc:"Requests per calendar minute; 0 or null is no limit."`
+	UsageLimitDollars optional[dollarText]  `json:"usage_limit_dollars,omitzero" doc:"What may be spent in each period, in USD, with at most 9 decimals, taken exactly; 0 allows nothing, null is no limit."`
+	UsageLimitReset   optional[resetPeriod] `json:"usage_limit_reset,omitzero" doc:"When the spend starts anew, in UTC; never by default."`
+	ExpiresAt         optional[time.Time]   `json:"expires_at,omitzero" doc:"From when on the key is refused; null is never."`
+}
+
+// resetPeriod is a billing.Period in requests.
+type resetPeriod billing.Period
+
+// Schema lists the periods.
+func (resetPeriod) Schema(huma.Registry) *huma.Schema {
+	s := &huma.Schema{Type: huma.TypeString}
+	for _, p := range billing.Periods {
+		s.Enum = append(s.Enum, string(p))
+	}
+	return s
+}
+
+// wholeNumber is a limit in requests, however it is written: 60 or 6e1.
+type wholeNumber int64
+
+const maxWholeNumber = 1_000_000_000
+
+// UnmarshalJSON reads what validation has found to be whole and in range, so
+// a float64 holds it exactly.
+func (n *wholeNumber) UnmarshalJSON(b []byte) error {
+	var f float64
+	if err := unmarshalJSON(b, &f); err != nil {
+		return err
+	}
+	*n = wholeNumber(f)
+	return nil
+}
+
+// Schema bounds the number.
+func (wholeNumber) Schema(huma.Registry) *huma.Schema {
+	low, high := 0.0, float64(maxWholeNumber)
+	return &huma.Schema{Type: huma.TypeInteger, Minimum: &low, Maximum: &high}
+}
+
+// apply sets the fields of a new key.
+func (c createKey) apply(k *billing.Key, now time.Time) error {
+	var f faults
+	k.Name = checkName(&f, c.Name)
+	c.KeySettings.apply(&f, k)
+	if !k.ExpiresAt.IsZero() && !k.ExpiresAt.After(now) {
+		f.add("body.expires_at", "expected a time in the future")
+	}
+	return f.err()
+}
+
+// apply changes the fields that are in the patch.
+func (u updateKey) apply(k *billing.Key) error {
+	var f faults
+	if u.Name.Null {
+		f.add("body.name", "expected string, a key cannot be without a name")
+	} else if u.Name.Set {
+		k.Name = checkName(&f, u.Name.Value)
+	}
+	u.KeySettings.apply(&f, k)
+	return f.err()
+}
+
+// apply changes the fields that are there. Those that are null come with
+// their type's zero value, which is their default but for the period's.
+func (s KeySettings) apply(f *faults, k *billing.Key) {
+	if s.AllowedProviders.Set {
+		k.AllowedProviders = checkEach(f, "body.allowed_providers", s.AllowedProviders.Value, checkProvider)
+	}
+	if s.AllowedModels.Set {
+		k.AllowedModels = checkEach(f, "body.allowed_models", s.AllowedModels.Value, checkGlob)
+	}
+	if s.AllowedIPs.Set {
+		k.AllowedIPs = checkEach(f, "body.allowed_ips", s.AllowedIPs.Value, checkAddresses)
+	}
+	if s.RateLimitRPM.Set {
+		k.RateLimitRPM = int64(s.RateLimitRPM.Value)
+	}
+	if s.UsageLimitDollars.Set {
+		k.UsageLimit = checkLimit(f, s.UsageLimitDollars)
+	}
+	if s.UsageLimitReset.Set {
+		k.UsageLimitReset = billing.Period(s.UsageLimitReset.Value)
+		if s.UsageLimitReset.Null {
+			k.UsageLimitReset = billing.Never
+		}
+	}
+	if s.ExpiresAt.Set {
+		k.ExpiresAt = s.ExpiresAt.Value.UTC().Truncate(timeUnit)
+		if !s.ExpiresAt.Null && !isRecordable(k.ExpiresAt) {
+			f.add("body.expires_at", "expected a time from 1970 to 9999")
+		}
+	}
+}
+
+func checkName(f *faults, name string) string {
+	if strings.TrimSpace(name) == "" || !isPlainText(name) {
+		f.add("body.name", "expected a name without control characters")
+	}
+	return name
+}
+
+func checkLimit(f *faults, limit optional[dollarText]) *billing.Money {
+	if limit.Null {
+		return nil
+	}
+	amount, err := limit.Value.amount()
+	if err != nil {
+		f.add("body.usage_limit_dollars", err.Error())
+	}
+	return &amount
+}
+
+// checkEach returns the entries of a list as check returns them.
+func checkEach(f *faults, location string, entries []string, check func(string) (string, error)) []string {
+	checked := make([]string, len(entries))
+	for i, entry := range entries {
+		var err error
+		if checked[i], err = check(entry); err != nil {
+			f.add(fmt.Sprintf("%s[%d]", location, i), err.Error())
+		}
+	}
+	return checked
+}
+
+var providerName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+
+func checkProvider(name string) (string, error) {
+	if !providerName.MatchString(name) {
+		return "", errors.New("expected the name of a provider: letters, digits, . _ -")
+	}
+	return name, nil
+}
+
+func checkGlob(glob string) (string, error) {
+	if glob == "" || strings.ContainsFunc(glob, unicode.IsSpace) || !isPlainText(glob) {
+		return "", errors.New("expected a model name or a glob without white space")
+	}
+	return glob, nil
+}
+
+// checkAddresses reads an address or a range and returns it in canonical form:
+// no host bits, and IPv4 as such, not mapped into IPv6.
+func checkAddresses(text string) (string, error) {
+	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
+		return addr.Unmap().String(), nil
+	}
+	prefix, err := netip.ParsePrefix(text)
+	if err != nil {
+		return "", errors.New("expected an IP address or a CIDR range, such as 192.0.2.1 or 2001:db8::/32")
+	}
+	if mappedBits := 128 - 32; prefix.Addr().Is4In6() && prefix.Bits() >= mappedBits {
+		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-mappedBits)
+	}
+	return prefix.Masked().String(), nil
+}
+
+// orEmpty returns a list that is [] in JSON if there is none.
+func orEmpty(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}

@@ -1,0 +1,229 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// key is a proxy key in answers.
+type key struct {
+	ID                string        `json:"id"`
+	Name              string        `json:"name"`
+	Prefix            string        `json:"prefix" doc:"The start of the secret, for display."`
+	Status            string        `json:"status" enum:"active,expired,revoked"`
+	AllowedProviders  []string      `json:"allowed_providers" nullable:"false" doc:"Provider names; empty allows all."`
+	AllowedModels     []string      `json:"allowed_models" nullable:"false" doc:"Globs; empty allows all."`
+	AllowedIPs        []string      `json:"allowed_ips" nullable:"false" doc:"Addresses and CIDR ranges; empty allows all."`
+	RateLimitRPM      *int64        `json:"rate_limit_rpm" doc:"Requests per calendar minute; null is no limit."`
+	UsageLimitDollars *dollars      `json:"usage_limit_dollars" doc:"What may be spent in each period, in USD; null is no limit."`
+	UsageLimitReset   string        `json:"usage_limit_reset" enum:"daily,weekly,monthly,never"`
+	ExpiresAt         *time.Time    `json:"expires_at"`
+	CreatedAt         time.Time     `json:"created_at"`
+	LastUsedAt        *time.Time    `json:"last_used_at"`
+	SpendNanos        billing.Money `json:"spend_nanos" doc:"Spent in the current period of the limit; of all time without a limit."`
+}
+
+func newKey(k billing.Key, spend billing.Money, now time.Time) key {
+	reset := k.UsageLimitReset
+	if reset == "" {
+		reset = billing.Never
+	}
+	return key{
+		ID:                k.ID,
+		Name:              k.Name,
+		Prefix:            k.Prefix,
+		Status:            string(k.Status(now)),
+		AllowedProviders:  orEmpty(k.AllowedProviders),
+		AllowedModels:     orEmpty(k.AllowedModels),
+		AllowedIPs:        orEmpty(k.AllowedIPs),
+		RateLimitRPM:      orNil(k.RateLimitRPM),
+		UsageLimitDollars: (*dollars)(k.UsageLimit),
+		UsageLimitReset:   string(reset),
+		ExpiresAt:         timeOrNil(k.ExpiresAt),
+		CreatedAt:         k.CreatedAt.UTC(),
+		LastUsedAt:        timeOrNil(k.LastUsedAt),
+		SpendNanos:        spend,
+	}
+}
+
+type keyInput struct {
+	ID string `path:"id" doc:"The key's id."`
+}
+
+type createKeyInput struct {
+	Body createKey
+}
+
+type updateKeyInput struct {
+	ID   string `path:"id" doc:"The key's id."`
+	Body updateKey
+}
+
+// createdKey is the only answer that ever holds a secret.
+type createdKey struct {
+	Key      string `json:"key" doc:"The secret. It is shown this once, and not stored."`
+	ID       string `json:"id"`
+	ProxyKey key    `json:"proxy_key"`
+}
+
+func (a *api) registerKeys() {
+	tags := []string{"Keys"}
+	register(a, huma.Operation{
+		OperationID: "list-keys", Method: http.MethodGet, Path: "/v1/keys", Tags: tags,
+		Summary: "Proxy keys, newest first",
+	}, a.listKeys)
+	register(a, huma.Operation{
+		OperationID: "create-key", Method: http.MethodPost, Path: "/v1/keys", Tags: tags,
+		Summary: "Create a proxy key", DefaultStatus: http.StatusCreated,
+	}, a.createKey)
+	register(a, huma.Operation{
+		OperationID: "get-key", Method: http.MethodGet, Path: "/v1/keys/{id}", Tags: tags,
+		Summary: "One proxy key",
+	}, a.getKey)
+	register(a, huma.Operation{
+		OperationID: "update-key", Method: http.MethodPatch, Path: "/v1/keys/{id}", Tags: tags,
+		Summary:     "Change a proxy key",
+		Description: "A field that is absent stays as it is, null clears it. A revoked key cannot be changed.",
+	}, a.updateKey)
+	register(a, huma.Operation{
+		OperationID: "delete-key", Method: http.MethodDelete, Path: "/v1/keys/{id}", Tags: tags,
+		Summary:     "Revoke a proxy key",
+		Description: "The key itself stays, for the history of what was spent with it.",
+	}, a.deleteKey)
+	register(a, huma.Operation{
+		OperationID: "revoke-key", Method: http.MethodPost, Path: "/v1/keys/{id}/revoke", Tags: tags,
+		Summary:     "Revoke a proxy key",
+		Description: "This cannot be undone. Revoking a revoked key changes nothing.",
+	}, a.revokeKey)
+}
+
+func (a *api) listKeys(ctx context.Context, in *Paging) (*body[list[key]], error) {
+	page, err := in.page()
+	if err != nil {
+		return nil, err
+	}
+	org, now := organizationOf(ctx), time.Now()
+	found, err := a.gateway.Store().ListKeys(ctx, org, page)
+	if err != nil {
+		return nil, listError("keys", err)
+	}
+	keys, next := cut(*in, found, func(k billing.Key) string { return k.ID })
+	spend, err := a.gateway.Store().KeySpend(ctx, org, keys, now)
+	if err != nil {
+		return nil, fmt.Errorf("reading the spend of keys: %w", err)
+	}
+	return &body[list[key]]{list[key]{
+		Data:       mapped(keys, func(k billing.Key) key { return newKey(k, spend[k.ID], now) }),
+		NextCursor: next,
+	}}, nil
+}
+
+func (a *api) createKey(ctx context.Context, in *createKeyInput) (*body[createdKey], error) {
+	now := time.Now().UTC().Truncate(timeUnit)
+	secret := billing.NewSecret()
+	k := billing.Key{
+		ID:              billing.NewID("key", now),
+		OrganizationID:  organizationOf(ctx),
+		Hash:            billing.HashSecret(secret),
+		Prefix:          billing.DisplayPrefix(secret),
+		UsageLimitReset: billing.Never,
+		CreatedAt:       now,
+	}
+	if err := in.Body.apply(&k, now); err != nil {
+		return nil, err
+	}
+	if err := a.gateway.Store().CreateKey(ctx, k); err != nil {
+		return nil, fmt.Errorf("creating a key: %w", err)
+	}
+	a.gateway.KeyChanged(k.Hash)
+	return &body[createdKey]{createdKey{Key: secret, ID: k.ID, ProxyKey: newKey(k, 0, now)}}, nil
+}
+
+func (a *api) getKey(ctx context.Context, in *keyInput) (*body[key], error) {
+	k, err := a.findKey(ctx, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return a.answerKey(ctx, k)
+}
+
+func (a *api) updateKey(ctx context.Context, in *updateKeyInput) (*body[key], error) {
+	k, err := a.changeKey(ctx, in.ID, func(k *billing.Key) error {
+		if !k.RevokedAt.IsZero() {
+			return billing.ErrRevoked
+		}
+		return in.Body.apply(k)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return a.answerKey(ctx, k)
+}
+
+func (a *api) deleteKey(ctx context.Context, in *keyInput) (*struct{}, error) {
+	if _, err := a.changeKey(ctx, in.ID, revoke); err != nil {
+		return nil, err
+	}
+	return nil, nil
+}
+
+func (a *api) revokeKey(ctx context.Context, in *keyInput) (*body[key], error) {
+	k, err := a.changeKey(ctx, in.ID, revoke)
+	if err != nil {
+		return nil, err
+	}
+	return a.answerKey(ctx, k)
+}
+
+// revoke keeps the time of an earlier revocation.
+func revoke(k *billing.Key) error {
+	if k.RevokedAt.IsZero() {
+		k.RevokedAt = time.Now().UTC()
+	}
+	return nil
+}
+
+func (a *api) findKey(ctx context.Context, id string) (billing.Key, error) {
+	if !isPlainText(id) {
+		return billing.Key{}, notFound("key")
+	}
+	k, err := a.gateway.Store().Key(ctx, organizationOf(ctx), id)
+	if errors.Is(err, billing.ErrNotFound) {
+		return billing.Key{}, notFound("key")
+	}
+	if err != nil {
+		return billing.Key{}, fmt.Errorf("reading a key: %w", err)
+	}
+	return k, nil
+}
+
+// changeKey changes the key in the store and for the next request.
+func (a *api) changeKey(ctx context.Context, id string, change func(*billing.Key) error) (billing.Key, error) {
+	if !isPlainText(id) {
+		return billing.Key{}, notFound("key")
+	}
+	k, err := a.gateway.Store().UpdateKey(ctx, organizationOf(ctx), id, change)
+	if errors.Is(err, billing.ErrNotFound) {
+		return billing.Key{}, notFound("key")
+	}
+	if err != nil {
+		return billing.Key{}, fmt.Errorf("changing a key: %w", err)
+	}
+	a.gateway.KeyChanged(k.Hash)
+	return k, nil
+}
+
+func (a *api) answerKey(ctx context.Context, k billing.Key) (*body[key], error) {
+	now := time.Now()
+	spend, err := a.gateway.Store().KeySpend(ctx, k.OrganizationID, []billing.Key{k}, now)
+	if err != nil {
+		return nil, fmt.Errorf("reading the spend of a key: %w", err)
+	}
+	return &body[key]{newKey(k, spend[k.ID], now)}, nil
+}

@@ -1,0 +1,125 @@
+package admin
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"reflect"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// maxBody is the size of the largest request body that is read, in bytes.
+const maxBody = 1 << 20
+
+// bodyTimeout is how long a request body may take. It must leave time for the
+// operation too: net/http cancels a request whose read deadline passes, even
+// after its body was read.
+const bodyTimeout = 30 * time.Second
+
+const tokenScheme = "operatorToken"
+
+// body is the output of an operation whose answer is a T.
+type body[T any] struct {
+	Body T
+}
+
+// config describes the API. Neither the document nor this API serves pages
+// that would load from other hosts.
+func (a *api) config() huma.Config {
+	return huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{
+				Title:       "LLM gateway management API",
+				Version:     "1",
+				Description: "Times are RFC 3339 in UTC. Money is an integer in nano-USD in fields that end in _nanos.",
+			},
+			Components: &huma.Components{
+				Schemas: huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer),
+				SecuritySchemes: map[string]*huma.SecurityScheme{
+					tokenScheme: {Type: "http", Scheme: "bearer", Description: "The admin_token of llm_gateway."},
+				},
+			},
+		},
+		Formats:                      map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
+		DefaultFormat:                "application/json",
+		RejectUnknownQueryParameters: true,
+		Transformers:                 []huma.Transformer{a.present},
+	}
+}
+
+// register adds an operation for the operator, in an organization.
+func register[I, O any](a *api, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
+	op.Security = []map[string][]string{{tokenScheme: {}}}
+	op.Parameters = append(op.Parameters, &huma.Param{
+		Name:        organizationHeader,
+		In:          "header",
+		Description: "The organization to act on; `default` if absent.",
+		Schema:      &huma.Schema{Type: huma.TypeString},
+	})
+	registerOpen(a, op, handle)
+}
+
+// registerOpen adds an operation that needs no credential.
+func registerOpen[I, O any](a *api, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
+	op.BodyReadTimeout = bodyTimeout
+	op.MaxBodyBytes = maxBody + 1 // huma refuses a body of just this size
+	if op.Responses == nil {
+		op.Responses = map[string]*huma.Response{}
+	}
+	op.Responses["default"] = response[problem](a, "Error")
+	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
+		out, err := handle(ctx, in)
+		if err != nil {
+			return nil, a.explain(ctx, op.OperationID, err)
+		}
+		return out, nil
+	})
+}
+
+// response documents an answer that is a T.
+func response[T any](a *api, description string) *huma.Response {
+	schemas := a.huma.OpenAPI().Components.Schemas
+	return &huma.Response{
+		Description: description,
+		Content: map[string]*huma.MediaType{
+			"application/json": {Schema: schemas.Schema(reflect.TypeFor[T](), true, "")},
+		},
+	}
+}
+
+type documentOutput struct {
+	ContentType string `header:"Content-Type" hidden:"true"`
+	Body        []byte
+}
+
+func (a *api) registerOpenAPI() {
+	document := sync.OnceValues(func() ([]byte, error) {
+		oapi := a.huma.OpenAPI()
+		// huma registers its own error model, which no answer uses.
+		delete(oapi.Components.Schemas.Map(), "ErrorModel")
+		delete(oapi.Components.Schemas.Map(), "ErrorDetail")
+		return json.Marshal(oapi)
+	})
+	registerOpen(a, huma.Operation{
+		OperationID: "get-openapi",
+		Method:      http.MethodGet,
+		Path:        openAPIPath,
+		Summary:     "This document",
+		Tags:        []string{"OpenAPI"},
+		Responses: map[string]*huma.Response{"200": {
+			Description: "OpenAPI 3.1",
+			Content:     map[string]*huma.MediaType{"application/json": {Schema: &huma.Schema{Type: huma.TypeObject}}},
+		}},
+	}, func(context.Context, *struct{}) (*documentOutput, error) {
+		b, err := document()
+		if err != nil {
+			return nil, fmt.Errorf("writing the OpenAPI document: %w", err)
+		}
+		return &documentOutput{ContentType: "application/json", Body: b}, nil
+	})
+}

@@ -1,0 +1,158 @@
+package admin
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+// list is a page of a list, newest first.
+type list[T any] struct {
+	Data       []T     `json:"data" nullable:"false"`
+	NextCursor *string `json:"next_cursor" doc:"The cursor of the next page; null on the last one."`
+}
+
+// Paging are the parameters of a list.
+type Paging struct {
+	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"The most elements to answer."`
+	Cursor string `query:"cursor" maxLength:"300" doc:"The next_cursor of the page before."`
+}
+
+// page reads the parameters. It asks for one element more than the limit, to
+// learn whether there is a next page.
+func (p Paging) page() (billing.Page, error) {
+	after, err := base64.RawURLEncoding.DecodeString(p.Cursor)
+	if err != nil || !isPlainText(string(after)) {
+		return billing.Page{}, strayCursor()
+	}
+	return billing.Page{After: string(after), Limit: p.Limit + 1}, nil
+}
+
+// listError explains an error of a list, which has no other id to not find
+// than the cursor's.
+func listError(noun string, err error) error {
+	if errors.Is(err, billing.ErrNotFound) {
+		return strayCursor()
+	}
+	return fmt.Errorf("listing %s: %w", noun, err)
+}
+
+func strayCursor() error {
+	var f faults
+	f.add("query.cursor", "expected a next_cursor of this list")
+	return f.err()
+}
+
+// cut returns the page's own elements and the cursor that continues after
+// them, nil if there are no more.
+func cut[T any](p Paging, found []T, id func(T) string) ([]T, *string) {
+	if len(found) <= p.Limit {
+		return found, nil
+	}
+	found = found[:p.Limit]
+	cursor := base64.RawURLEncoding.EncodeToString([]byte(id(found[p.Limit-1])))
+	return found, &cursor
+}
+
+// mapped returns f of each element, and never nil.
+func mapped[T, U any](in []T, f func(T) U) []U {
+	out := make([]U, 0, len(in))
+	for _, v := range in {
+		out = append(out, f(v))
+	}
+	return out
+}
+
+// Interval are the parameters of a span of time.
+type Interval struct {
+	From string `query:"from" maxLength:"40" doc:"Start, inclusive: an RFC 3339 time, or a date in UTC." example:"2026-11-01"`
+	To   string `query:"to" maxLength:"40" doc:"End, exclusive: an RFC 3339 time; a date in UTC includes that whole day." example:"2026-11-30T12:00:00Z"`
+}
+
+// Selection are the parameters that select requests.
+type Selection struct {
+	Provider string `query:"provider" maxLength:"200" doc:"Requests to this provider."`
+	Model    string `query:"model" maxLength:"200" doc:"Requests priced as this model."`
+}
+
+// filter reads both. All faults are reported together.
+func filter(in Interval, sel Selection, keyID string) (billing.Filter, error) {
+	var f faults
+	out := billing.Filter{KeyID: keyID, Provider: sel.Provider, Model: sel.Model}
+	out.From, out.To = in.read(&f)
+	for location, text := range map[string]string{
+		"query.key_id": keyID, "query.provider": sel.Provider, "query.model": sel.Model,
+	} {
+		if !isPlainText(text) {
+			f.add(location, "expected text without control characters")
+		}
+	}
+	return out, f.err()
+}
+
+// read returns the times, the zero time for one that is not given.
+func (in Interval) read(f *faults) (from, to time.Time) {
+	const expected = "expected an RFC 3339 time or a date, such as 2026-11-01T08:00:00Z or 2026-11-01"
+	from, _, fromErr := parseMoment(in.From)
+	if fromErr != nil {
+		f.add("query.from", expected)
+	}
+	to, end, toErr := parseMoment(in.To)
+	if toErr != nil {
+		f.add("query.to", expected)
+	}
+	if !from.IsZero() && !to.IsZero() && from.After(to) {
+		f.add("query.from", "expected a time that is not after to")
+	}
+	return from, end
+}
+
+// parseMoment reads a time, or a date in UTC: its start, and its end if it is
+// a date.
+func parseMoment(text string) (start, end time.Time, err error) {
+	if text == "" {
+		return time.Time{}, time.Time{}, nil
+	}
+	if start, err = time.Parse(time.DateOnly, text); err == nil {
+		end = start.AddDate(0, 0, 1)
+	} else if start, err = time.Parse(time.RFC3339, text); err == nil {
+		start = start.UTC()
+		end = start
+	}
+	if err != nil {
+		return time.Time{}, time.Time{}, fmt.Errorf("reading a time: %w", err)
+	}
+	if !isRecordable(start) || !isRecordable(end) {
+		return time.Time{}, time.Time{}, errors.New("out of range")
+	}
+	return start, end, nil
+}
+
+// timeUnit is how exactly stores keep a time.
+const timeUnit = time.Microsecond
+
+// isRecordable tells whether a time in UTC can be kept by every store and
+// written in RFC 3339. It refuses the zero time, among others, which stands
+// for none.
+func isRecordable(t time.Time) bool { return t.Year() >= 1970 && t.Year() < 10_000 }
+
+// orNil returns nil, which is null in JSON, for a zero value.
+func orNil[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+// timeOrNil returns the time in UTC, nil for the zero time.
+func timeOrNil(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	utc := t.UTC()
+	return &utc
+}
