@@ -105,7 +105,7 @@ type Page struct {
 	// After is the id of the last element of the page before; "" starts.
 	// Ids grow with time, so a page is stable while new rows arrive.
 	After string
-	// Limit is how many elements to return at most.
+	// Limit is how many elements to return at most; 100 if it is 0.
 	Limit int
 }
 

@@ -1,0 +1,167 @@
+package billingtest
+
+import (
+	"fmt"
+	"math"
+	"testing"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+func testAppend(t *testing.T, open Open) {
+	cases(t, open, map[string]func(*testing.T, billing.Store){
+		"all fields are kept":                  keepsAllFieldsOfEntries,
+		"the same again returns the first":     replaysAppend,
+		"every type moves balance and credits": appendsTypes,
+		"what is no entry is refused":          refusesEntries,
+		"entries are listed page by page":      listsEntries,
+		"idempotency keys are an organization's own": func(t *testing.T, s billing.Store) {
+			buy(t, s, usd)
+			e := purchase(2*usd, "purchase")
+			e.OrganizationID = other
+			_, err := s.Append(t.Context(), e)
+			check(t, err)
+			equal(t, "balances", []billing.Money{balanceOf(t, s, org), balanceOf(t, s, other)}, []billing.Money{usd, 2 * usd})
+		},
+	})
+}
+
+func keepsAllFieldsOfEntries(t *testing.T, s billing.Store) {
+	want := billing.Entry{
+		OrganizationID: org, Type: billing.Adjustment, Amount: -3 * usd, CreatedAt: noon, RequestID: requestID(1),
+		PaymentID: "pay_1", Reason: "wrong price", Actor: "operator", IdempotencyKey: "fix",
+	}
+	got, err := s.Append(t.Context(), want)
+	check(t, err)
+	if got.ID == "" {
+		t.Error("entry has no id")
+	}
+	want.ID, want.BalanceAfter = got.ID, -3*usd
+	equal(t, "returned entry", got, want)
+	entries, err := s.Transactions(t.Context(), org, billing.Page{})
+	check(t, err)
+	equal(t, "stored entries", entries, []billing.Entry{want})
+
+	post(t, s, node, settlement(1, usd)) // the linked request's own debit is another entry
+	balanced(t, s)
+}
+
+func replaysAppend(t *testing.T, s billing.Store) {
+	e := purchase(10*usd, "event")
+	first, err := s.Append(t.Context(), e)
+	check(t, err)
+	post(t, s, node, settlement(1, usd))
+
+	e.CreatedAt = noon.AddDate(0, 0, 1) // delivered again, later
+	again, err := s.Append(t.Context(), e)
+	check(t, err)
+	equal(t, "entry", again, first)
+
+	for name, change := range map[string]func(*billing.Entry){
+		"amount":  func(e *billing.Entry) { e.Amount++ },
+		"type":    func(e *billing.Entry) { e.Type = billing.Adjustment },
+		"request": func(e *billing.Entry) { e.RequestID = "x" },
+		"payment": func(e *billing.Entry) { e.PaymentID = "x" },
+		"reason":  func(e *billing.Entry) { e.Reason = "x" },
+		"actor":   func(e *billing.Entry) { e.Actor = "x" },
+	} {
+		changed := e
+		change(&changed)
+		_, err := s.Append(t.Context(), changed)
+		equal(t, "error for another "+name, err, billing.ErrConflict)
+	}
+	equal(t, "balance", balanceOf(t, s, org), 9*usd)
+	balanced(t, s)
+}
+
+func appendsTypes(t *testing.T, s billing.Store) {
+	steps := []struct {
+		entry   billing.EntryType
+		amount  billing.Money
+		balance billing.Money
+	}{
+		{billing.Purchase, 10 * usd, 10 * usd},
+		{billing.Adjustment, 2 * usd, 12 * usd},
+		{billing.Refund, -5 * usd, 7 * usd},
+		{billing.Dispute, -9 * usd, -2 * usd},
+		{billing.Purchase, 3 * usd, usd},
+	}
+	for i, step := range steps {
+		e, err := s.Append(t.Context(), billing.Entry{
+			OrganizationID: org, Type: step.entry, Amount: step.amount, IdempotencyKey: fmt.Sprint(i),
+		})
+		check(t, err)
+		equal(t, "balance after "+string(step.entry), e.BalanceAfter, step.balance)
+		if e.CreatedAt.IsZero() {
+			t.Errorf("%s has no time", step.entry)
+		}
+		granted := lease(t, s, node, credits(100*usd))
+		equal(t, "room after "+string(step.entry), granted, []billing.Lease{credits(max(0, step.balance))})
+		check(t, s.Return(t.Context(), node, granted))
+	}
+	balanced(t, s)
+}
+
+func refusesEntries(t *testing.T, s billing.Store) {
+	buy(t, s, usd)
+	for name, change := range map[string]func(*billing.Entry){
+		"no amount":              func(e *billing.Entry) { e.Amount = 0 },
+		"a debit":                func(e *billing.Entry) { e.Type = billing.UsageDebit },
+		"unknown type":           func(e *billing.Entry) { e.Type = "gift" },
+		"no organization":        func(e *billing.Entry) { e.OrganizationID = "" },
+		"no idempotency key":     func(e *billing.Entry) { e.IdempotencyKey = "" },
+		"a request's key":        func(e *billing.Entry) { e.IdempotencyKey = "req:" + requestID(1) },
+		"more than there can be": func(e *billing.Entry) { e.Amount = math.MaxInt64 },
+	} {
+		e := purchase(usd, "bad")
+		change(&e)
+		if _, err := s.Append(t.Context(), e); err == nil {
+			t.Errorf("%s: was appended", name)
+		}
+	}
+	least := purchase(math.MinInt64, "least")
+	least.Type, least.OrganizationID = billing.Dispute, other
+	_, err := s.Append(t.Context(), least)
+	check(t, err)
+	least.IdempotencyKey, least.Amount = "less", -1
+	if _, err := s.Append(t.Context(), least); err == nil {
+		t.Error("less than there can be: was appended")
+	}
+	nobody := purchase(usd, "bad")
+	nobody.OrganizationID = "nobody"
+	_, err = s.Append(t.Context(), nobody)
+	equal(t, "error for an unknown organization", err, billing.ErrNotFound)
+	equal(t, "balance", balanceOf(t, s, org), usd)
+}
+
+func listsEntries(t *testing.T, s billing.Store) {
+	const entries = 12
+	var want []billing.Entry
+	for i := range entries {
+		e, err := s.Append(t.Context(), purchase(usd, fmt.Sprint(i)))
+		check(t, err)
+		want = append([]billing.Entry{e}, want...)
+	}
+	var got []billing.Entry
+	page := billing.Page{Limit: 5}
+	for {
+		part, err := s.Transactions(t.Context(), org, page)
+		check(t, err)
+		got = append(got, part...)
+		if len(part) < page.Limit {
+			break
+		}
+		page.After = part[len(part)-1].ID
+		// New entries do not move a page.
+		_, err = s.Append(t.Context(), purchase(usd, "new"+page.After))
+		check(t, err)
+	}
+	equal(t, "entries", got, want)
+	for i := 1; i < len(got); i++ {
+		if got[i-1].ID <= got[i].ID {
+			t.Errorf("ids %s and %s do not grow with time", got[i].ID, got[i-1].ID)
+		}
+	}
+	_, err := s.Transactions(t.Context(), org, billing.Page{After: "ent_x"})
+	equal(t, "error for a bad cursor", err, billing.ErrNotFound)
+}

@@ -1,0 +1,262 @@
+package billingtest
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+func testOrganizations(t *testing.T, open Open) {
+	cases(t, open, map[string]func(*testing.T, billing.Store){
+		"an account starts with nothing": func(t *testing.T, s billing.Store) {
+			got, err := s.Account(t.Context(), org)
+			check(t, err)
+			equal(t, "account", got, billing.Account{
+				Organization: billing.Organization{ID: org, Name: "Name of " + org, CreatedAt: noon},
+			})
+		},
+		"an unknown organization is not found": func(t *testing.T, s billing.Store) {
+			_, err := s.Account(t.Context(), "nobody")
+			equal(t, "error", err, billing.ErrNotFound)
+		},
+		"ensuring again changes nothing": func(t *testing.T, s billing.Store) {
+			check(t, s.EnsureOrganization(t.Context(), billing.Organization{ID: org, Name: "other", CreatedAt: noon}))
+			got, err := s.Account(t.Context(), org)
+			check(t, err)
+			equal(t, "name", got.Organization.Name, "Name of "+org)
+		},
+		"a store answers a ping until it is closed": func(t *testing.T, s billing.Store) {
+			check(t, s.Ping(t.Context()))
+			check(t, s.Close())
+			if s.Ping(t.Context()) == nil {
+				t.Error("closed store answers")
+			}
+		},
+	})
+}
+
+func testKeys(t *testing.T, open Open) {
+	cases(t, open, map[string]func(*testing.T, billing.Store){
+		"all fields are kept":                          keepsAllFieldsOfKeys,
+		"a key is found by its hash":                   findsKeysByHash,
+		"keys are listed page by page, newest first":   listsKeys,
+		"an update writes what may change":             updatesKeys,
+		"a failed update changes nothing":              refusesUpdates,
+		"a revoked key stays revoked":                  keepsRevokedKeys,
+		"updates at the same time all count":           serializesUpdates,
+		"the version grows with each change":           advancesVersion,
+		"a key needs an organization and its own hash": refusesKeys,
+		"posting tells when a key was last used":       touchesKeys,
+	})
+}
+
+func fullKey() billing.Key {
+	k := newKey("key_full", org, pointer(25*usd), billing.Weekly)
+	k.AllowedProviders = []string{"openai", "anthropic"}
+	k.AllowedModels = []string{"gpt-*", `quote"d`}
+	k.AllowedIPs = []string{"10.0.0.0/8"}
+	k.RateLimitRPM = 60
+	k.ExpiresAt = noon.Add(time.Hour)
+	k.LastUsedAt = noon.Add(time.Minute)
+	return k
+}
+
+func keepsAllFieldsOfKeys(t *testing.T, s billing.Store) {
+	want := fullKey()
+	check(t, s.CreateKey(t.Context(), want))
+	got, err := s.Key(t.Context(), org, want.ID)
+	check(t, err)
+	equal(t, "key", got, want)
+
+	bare := newKey("key_bare", org, nil, "")
+	check(t, s.CreateKey(t.Context(), bare))
+	got, err = s.Key(t.Context(), org, bare.ID)
+	check(t, err)
+	equal(t, "key without options", got, bare)
+}
+
+func findsKeysByHash(t *testing.T, s billing.Store) {
+	want := newKey("key_other", other, nil, "")
+	check(t, s.CreateKey(t.Context(), want))
+	got, err := s.KeyByHash(t.Context(), want.Hash)
+	check(t, err)
+	equal(t, "key", got, want)
+
+	_, err = s.KeyByHash(t.Context(), billing.HashSecret("another"))
+	equal(t, "error for an unknown hash", err, billing.ErrNotFound)
+	_, err = s.Key(t.Context(), org, want.ID)
+	equal(t, "error for another organization's key", err, billing.ErrNotFound)
+}
+
+func listsKeys(t *testing.T, s billing.Store) {
+	// Ids do not follow the order of creation; two are of one moment.
+	for i, id := range []string{"key_z", "key_b", "key_y", "key_x"} {
+		k := newKey(id, org, nil, "")
+		k.CreatedAt = noon.Add(time.Duration(min(i+1, 3)) * time.Minute)
+		check(t, s.CreateKey(t.Context(), k))
+	}
+	check(t, s.CreateKey(t.Context(), newKey("key_other", other, nil, "")))
+
+	var got []string
+	var page billing.Page
+	for page.Limit = 2; ; page.After = got[len(got)-1] {
+		keys, err := s.ListKeys(t.Context(), org, page)
+		check(t, err)
+		for _, k := range keys {
+			got = append(got, k.ID)
+		}
+		if len(keys) < page.Limit {
+			break
+		}
+	}
+	equal(t, "keys", got, []string{"key_y", "key_x", "key_b", "key_z", key})
+}
+
+func updatesKeys(t *testing.T, s billing.Store) {
+	before := fullKey()
+	check(t, s.CreateKey(t.Context(), before))
+	want := before
+	want.Name, want.RateLimitRPM = "renamed", 5
+	want.AllowedModels, want.ExpiresAt = nil, time.Time{}
+	want.UsageLimit, want.UsageLimitReset = nil, ""
+
+	got, err := s.UpdateKey(t.Context(), org, before.ID, func(k *billing.Key) error {
+		equal(t, "key before", *k, before)
+		*k = want
+		// These do not change, whatever is tried.
+		k.ID, k.OrganizationID, k.Hash, k.CreatedAt = "x", other, billing.KeyHash{}, time.Time{}
+		return nil
+	})
+	check(t, err)
+	equal(t, "returned key", got, want)
+	got, err = s.Key(t.Context(), org, before.ID)
+	check(t, err)
+	equal(t, "stored key", got, want)
+}
+
+func refusesUpdates(t *testing.T, s billing.Store) {
+	before := fullKey()
+	check(t, s.CreateKey(t.Context(), before))
+	version, err := s.KeysVersion(t.Context())
+	check(t, err)
+
+	refusal := errors.New("refused")
+	_, err = s.UpdateKey(t.Context(), org, before.ID, func(k *billing.Key) error {
+		k.Name = "changed"
+		return refusal
+	})
+	equal(t, "error of change", err, refusal)
+	_, err = s.UpdateKey(t.Context(), org, before.ID, func(k *billing.Key) error {
+		k.UsageLimitReset = "hourly"
+		return nil
+	})
+	if err == nil {
+		t.Error("unknown period was stored")
+	}
+	_, err = s.UpdateKey(t.Context(), other, before.ID, func(*billing.Key) error { return nil })
+	equal(t, "error for another organization's key", err, billing.ErrNotFound)
+
+	got, err := s.Key(t.Context(), org, before.ID)
+	check(t, err)
+	equal(t, "key", got, before)
+	after, err := s.KeysVersion(t.Context())
+	check(t, err)
+	equal(t, "version", after, version)
+}
+
+func keepsRevokedKeys(t *testing.T, s billing.Store) {
+	revoked := noon.Add(time.Hour)
+	_, err := s.UpdateKey(t.Context(), org, key, func(k *billing.Key) error {
+		k.RevokedAt = revoked
+		return nil
+	})
+	check(t, err)
+	for _, at := range []time.Time{{}, revoked.Add(time.Hour)} {
+		_, err = s.UpdateKey(t.Context(), org, key, func(k *billing.Key) error {
+			k.RevokedAt = at
+			return nil
+		})
+		equal(t, "error", err, billing.ErrRevoked)
+	}
+	renamed, err := s.UpdateKey(t.Context(), org, key, func(k *billing.Key) error {
+		k.Name = "old key"
+		return nil
+	})
+	check(t, err)
+	equal(t, "revocation", renamed.RevokedAt, revoked)
+}
+
+func serializesUpdates(t *testing.T, s billing.Store) {
+	const writers = 8
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			_, err := s.UpdateKey(t.Context(), org, key, func(k *billing.Key) error {
+				k.RateLimitRPM++
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	k, err := s.Key(t.Context(), org, key)
+	check(t, err)
+	equal(t, "increments", k.RateLimitRPM, writers)
+}
+
+func advancesVersion(t *testing.T, s billing.Store) {
+	version := func() int64 {
+		v, err := s.KeysVersion(t.Context())
+		check(t, err)
+		return v
+	}
+	before := version()
+	check(t, s.CreateKey(t.Context(), newKey("key_2", org, nil, "")))
+	created := version()
+	_, err := s.UpdateKey(t.Context(), org, "key_2", func(k *billing.Key) error {
+		k.Name = "renamed"
+		return nil
+	})
+	check(t, err)
+	if updated := version(); before >= created || created >= updated {
+		t.Errorf("versions %d, after creation %d, after update %d: must grow", before, created, updated)
+	}
+}
+
+func refusesKeys(t *testing.T, s billing.Store) {
+	existing, err := s.Key(t.Context(), org, key)
+	check(t, err)
+	sameHash := newKey("key_2", org, nil, "")
+	sameHash.Hash = existing.Hash
+	for name, k := range map[string]billing.Key{
+		"no id":         newKey("", org, nil, ""),
+		"same id":       newKey(key, other, nil, ""),
+		"same hash":     sameHash,
+		"negative":      newKey("key_2", org, pointer(-usd), billing.Daily),
+		"unknown reset": newKey("key_2", org, pointer(usd), "hourly"),
+	} {
+		if s.CreateKey(t.Context(), k) == nil {
+			t.Errorf("%s: was created", name)
+		}
+	}
+	equal(t, "error", s.CreateKey(t.Context(), newKey("key_2", "nobody", nil, "")), billing.ErrNotFound)
+	keys, err := s.ListKeys(t.Context(), org, billing.Page{})
+	check(t, err)
+	equal(t, "keys", len(keys), 1)
+}
+
+func touchesKeys(t *testing.T, s billing.Store) {
+	for i, n := range []int{5, 9, 7} {
+		post(t, s, node, settlement(n, usd))
+		k, err := s.Key(t.Context(), org, key)
+		check(t, err)
+		want := settlement(max(n, 5+4*min(i, 1)), 0).At
+		equal(t, fmt.Sprintf("last use after request %d", n), k.LastUsedAt, want)
+	}
+}

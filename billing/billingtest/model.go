@@ -1,0 +1,354 @@
+package billingtest
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+const modelSteps = 200
+
+// testModel runs random operations on the store and on a model of it, and
+// compares the two after each step.
+func testModel(t *testing.T, open Open) {
+	for seed := range uint64(3) {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			t.Parallel()
+			m := newModel(t, start(t, open), seed)
+			for step := range modelSteps {
+				what := m.step()
+				m.compare()
+				if t.Failed() {
+					t.Fatalf("step %d: %s", step, what)
+				}
+			}
+			m.compareReports()
+		})
+	}
+}
+
+// model is a store in a few maps.
+type model struct {
+	t      *testing.T
+	store  billing.Store
+	random *rand.Rand
+
+	requests []billing.Settlement
+	entries  []billing.Entry
+	credited map[string]billing.Money
+	settled  map[billing.Allowance]billing.Money
+	leases   map[string]map[billing.Allowance]billing.Money
+	limits   map[string]keyLimit
+}
+
+// keyLimit is a key's limit; nil is none.
+type keyLimit struct {
+	limit *billing.Money
+	reset billing.Period
+}
+
+var (
+	modelNodes = []string{"node_1", "node_2", "node_3"}
+	modelKeys  = map[string][]string{org: {key, "key_2"}, other: {"key_3"}}
+)
+
+func newModel(t *testing.T, s billing.Store, seed uint64) *model {
+	m := &model{
+		t: t, store: s, random: rand.New(rand.NewPCG(seed, 4)),
+		credited: map[string]billing.Money{},
+		settled:  map[billing.Allowance]billing.Money{},
+		leases:   map[string]map[billing.Allowance]billing.Money{},
+		limits:   map[string]keyLimit{},
+	}
+	check(t, s.CreateKey(t.Context(), newKey("key_2", org, nil, "")))
+	check(t, s.CreateKey(t.Context(), newKey("key_3", other, nil, "")))
+	for _, node := range modelNodes {
+		m.leases[node] = map[billing.Allowance]billing.Money{}
+	}
+	return m
+}
+
+func pick[T any](random *rand.Rand, values []T) T { return values[random.IntN(len(values))] }
+
+func (m *model) amount(limit int) billing.Money {
+	return billing.Money(m.random.IntN(limit)) * usd / 2
+}
+
+func (m *model) step() string {
+	node := pick(m.random, modelNodes)
+	switch n := m.random.IntN(100); {
+	case n < 30:
+		return m.lease(node)
+	case n < 40:
+		return m.giveBack(node)
+	case n < 43:
+		return m.giveAllBack(node)
+	case n < 75:
+		return m.post(node)
+	case n < 82:
+		return m.postAgain(node)
+	case n < 94:
+		return m.append()
+	default:
+		return m.setLimit()
+	}
+}
+
+// allowance returns a random one, of one of two days.
+func (m *model) allowance() billing.Allowance {
+	o := pick(m.random, []string{org, other})
+	p := pick(m.random, billing.Periods)
+	start := p.Start(noon.AddDate(0, 0, m.random.IntN(2)))
+	switch m.random.IntN(4) {
+	case 0:
+		return billing.Allowance{OrganizationID: o, Kind: billing.Budget, Period: p, Start: start}
+	case 1:
+		return billing.Allowance{
+			OrganizationID: o, Kind: billing.KeySpend, KeyID: pick(m.random, modelKeys[o]), Period: p, Start: start,
+		}
+	default:
+		return billing.CreditsOf(o)
+	}
+}
+
+func (m *model) leased(a billing.Allowance) (sum billing.Money) {
+	for _, held := range m.leases {
+		sum += held[a]
+	}
+	return sum
+}
+
+// limit returns an allowance's limit; false if it has none.
+func (m *model) limit(a billing.Allowance) (billing.Money, bool) {
+	l := m.limits[a.KeyID]
+	switch {
+	case a.Kind == billing.Credits:
+		return m.credited[a.OrganizationID], true
+	case a.Kind == billing.Budget || l.limit == nil:
+		return 0, false
+	case l.reset != a.Period:
+		return 0, true
+	}
+	return *l.limit, true
+}
+
+func (m *model) lease(node string) string {
+	var want, expected []billing.Lease
+	for range 1 + m.random.IntN(4) {
+		a := m.allowance()
+		want = append(want, billing.Lease{Allowance: a, Amount: m.amount(40)})
+		granted := want[len(want)-1]
+		if limit, limited := m.limit(a); limited {
+			granted.Amount = max(0, min(granted.Amount, limit-m.settled[a]-m.leased(a)))
+		}
+		expected = append(expected, granted)
+		m.leases[node][a] += granted.Amount
+	}
+	got, err := m.store.Lease(m.t.Context(), node, want)
+	check(m.t, err)
+	equal(m.t, "granted leases", got, expected)
+	for _, l := range got {
+		limit, limited := m.limit(l.Allowance)
+		if sum := m.settled[l.Allowance] + m.leased(l.Allowance); limited && l.Amount > 0 && sum > limit {
+			m.t.Errorf("%+v: settled and leased %d exceed the limit %d", l, sum, limit)
+		}
+	}
+	return fmt.Sprintf("%s leases %v", node, want)
+}
+
+func (m *model) take(node string, a billing.Allowance, amount billing.Money) {
+	m.leases[node][a] -= min(m.leases[node][a], amount)
+}
+
+func (m *model) giveBack(node string) string {
+	leases := []billing.Lease{{Allowance: m.allowance(), Amount: m.amount(40)}}
+	for _, l := range m.leasesOf(node) {
+		if m.random.IntN(2) == 0 {
+			leases = append(leases, billing.Lease{Allowance: l.Allowance, Amount: m.amount(40)})
+		}
+	}
+	for _, l := range leases {
+		m.take(node, l.Allowance, l.Amount)
+	}
+	check(m.t, m.store.Return(m.t.Context(), node, leases))
+	return fmt.Sprintf("%s returns %v", node, leases)
+}
+
+func (m *model) giveAllBack(node string) string {
+	clear(m.leases[node])
+	check(m.t, m.store.ReturnAll(m.t.Context(), node))
+	return node + " returns all"
+}
+
+func (m *model) newSettlement() billing.Settlement {
+	r := settlement(len(m.requests), m.amount(8))
+	r.OrganizationID = pick(m.random, []string{org, other})
+	r.KeyID = pick(m.random, modelKeys[r.OrganizationID])
+	r.At = noon.AddDate(0, 0, m.random.IntN(2)).Add(time.Duration(m.random.IntN(300)) * time.Minute)
+	r.Provider = pick(m.random, []string{"openai", "gemini"})
+	r.Recovered = m.random.IntN(5) == 0
+	m.requests = append(m.requests, r)
+	return r
+}
+
+func (m *model) post(node string) string {
+	var batch []billing.Settlement
+	for range 1 + m.random.IntN(5) {
+		r := m.newSettlement()
+		batch = append(batch, r)
+		m.settle(node, r)
+		if m.random.IntN(4) == 0 {
+			batch = append(batch, r) // twice in a batch
+		}
+	}
+	post(m.t, m.store, node, batch...)
+	return fmt.Sprintf("%s posts %d settlements", node, len(batch))
+}
+
+func (m *model) settle(node string, r billing.Settlement) {
+	if r.Cost == 0 {
+		return
+	}
+	allowances := []billing.Allowance{billing.CreditsOf(r.OrganizationID)}
+	for _, p := range billing.Periods {
+		a := billing.Allowance{OrganizationID: r.OrganizationID, Kind: billing.Budget, Period: p, Start: p.Start(r.At)}
+		k := a
+		k.Kind, k.KeyID = billing.KeySpend, r.KeyID
+		allowances = append(allowances, a, k)
+	}
+	for _, a := range allowances {
+		m.settled[a] += r.Cost
+		m.take(node, a, r.Cost)
+	}
+	m.entries = append(m.entries, billing.Entry{OrganizationID: r.OrganizationID, Amount: -r.Cost, RequestID: r.RequestID})
+}
+
+// postAgain posts old settlements among a new one: some as they were, some with
+// other content, some of those recovered.
+func (m *model) postAgain(node string) string {
+	if len(m.requests) == 0 {
+		return "nothing to post again"
+	}
+	var batch []billing.Settlement
+	var conflicts []string
+	for range 3 {
+		r := pick(m.random, m.requests)
+		switch m.random.IntN(3) {
+		case 0:
+			r.Cost += usd
+			r.Recovered = true
+		case 1:
+			r.Error, r.Recovered = "changed", false
+			conflicts = append(conflicts, r.RequestID)
+		}
+		batch = append(batch, r)
+	}
+	fresh := m.newSettlement()
+	m.settle(node, fresh)
+	got, err := m.store.Post(m.t.Context(), node, append(batch, fresh))
+	check(m.t, err)
+	equal(m.t, "conflicts", got, conflicts)
+	return node + " posts old settlements"
+}
+
+func (m *model) append() string {
+	e := billing.Entry{
+		OrganizationID: pick(m.random, []string{org, other}), Type: billing.Purchase,
+		Amount: usd + m.amount(60), IdempotencyKey: fmt.Sprint("entry ", len(m.entries)),
+	}
+	if m.random.IntN(4) == 0 {
+		e.Type, e.Amount = billing.Refund, -e.Amount/4
+	}
+	m.entries = append(m.entries, e)
+	m.credited[e.OrganizationID] += e.Amount
+	for range 1 + m.random.IntN(2) { // and perhaps a redelivery
+		got, err := m.store.Append(m.t.Context(), e)
+		check(m.t, err)
+		equal(m.t, "balance after", got.BalanceAfter, m.balance(e.OrganizationID))
+	}
+	return fmt.Sprintf("append %+v", e)
+}
+
+func (m *model) setLimit() string {
+	o := pick(m.random, []string{org, other})
+	id := pick(m.random, modelKeys[o])
+	l := keyLimit{limit: pointer(m.amount(100)), reset: pick(m.random, billing.Periods)}
+	if m.random.IntN(3) == 0 {
+		l.limit = nil
+	}
+	m.limits[id] = l
+	_, err := m.store.UpdateKey(m.t.Context(), o, id, func(k *billing.Key) error {
+		k.UsageLimit, k.UsageLimitReset = l.limit, l.reset
+		return nil
+	})
+	check(m.t, err)
+	return "limit of " + id
+}
+
+func (m *model) balance(org string) (sum billing.Money) {
+	for _, e := range m.entries {
+		if e.OrganizationID == org {
+			sum += e.Amount
+		}
+	}
+	return sum
+}
+
+// leasesOf returns what a node has, in the order that a store lists it.
+func (m *model) leasesOf(node string) []billing.Lease {
+	var leases []billing.Lease
+	for a, amount := range maps.All(m.leases[node]) {
+		if amount > 0 {
+			leases = append(leases, billing.Lease{Allowance: a, Amount: amount})
+		}
+	}
+	slices.SortFunc(leases, func(x, y billing.Lease) int {
+		a, b := x.Allowance, y.Allowance
+		return cmp.Or(cmp.Compare(a.OrganizationID, b.OrganizationID), cmp.Compare(a.KeyID, b.KeyID),
+			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Period, b.Period), a.Start.Compare(b.Start))
+	})
+	return leases
+}
+
+func (m *model) compare() {
+	for _, node := range modelNodes {
+		equal(m.t, "leases of "+node, leasesOf(m.t, m.store, node), m.leasesOf(node))
+	}
+	for _, o := range []string{org, other} {
+		equal(m.t, "balance of "+o, balanceOf(m.t, m.store, o), m.balance(o))
+	}
+	balanced(m.t, m.store)
+}
+
+func (m *model) compareReports() {
+	for _, o := range []string{org, other} {
+		entries, err := m.store.Transactions(m.t.Context(), o, billing.Page{Limit: 10_000})
+		check(m.t, err)
+		var amounts, want []billing.Money
+		for _, e := range slices.Backward(entries) {
+			amounts = append(amounts, e.Amount)
+		}
+		for _, e := range m.entries {
+			if e.OrganizationID == o {
+				want = append(want, e.Amount)
+			}
+		}
+		equal(m.t, "entries of "+o, amounts, want)
+
+		rows, err := m.store.Requests(m.t.Context(), o, billing.Filter{}, billing.Page{Limit: 10_000})
+		check(m.t, err)
+		var requests []billing.Settlement
+		for _, r := range slices.Backward(m.requests) {
+			if r.OrganizationID == o {
+				requests = append(requests, r)
+			}
+		}
+		equal(m.t, "requests of "+o, rows, requests)
+	}
+}

@@ -1,0 +1,231 @@
+package billingtest
+
+import (
+	"math"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+func testPost(t *testing.T, open Open) {
+	cases(t, open, map[string]func(*testing.T, billing.Store){
+		"all fields are kept":                             keepsAllFieldsOfSettlements,
+		"each cost is debited, in order":                  debits,
+		"a request without a cost has no debit":           postsZeroCost,
+		"an empty batch is nothing":                       func(t *testing.T, s billing.Store) { post(t, s, node) },
+		"the same settlement again changes nothing":       repeats,
+		"other content is a conflict and changes nothing": conflicts,
+		"a recovered settlement never conflicts":          recovers,
+		"unknown organizations and keys are booked":       postsUnknown,
+		"bytes that are no text do not block a batch":     postsAnyBytes,
+		"a batch that cannot be booked is refused whole":  refusesBatches,
+		"times decide the period":                         booksPeriods,
+	})
+}
+
+func keepsAllFieldsOfSettlements(t *testing.T, s billing.Store) {
+	want := settlement(1, 5*usd)
+	want.Recovered = true
+	v := reflect.ValueOf(want)
+	for i := range v.NumField() {
+		if v.Field(i).IsZero() {
+			t.Fatalf("the test's settlement has no %s", v.Type().Field(i).Name)
+		}
+	}
+	want.At = want.At.Add(999 * time.Nanosecond).In(time.FixedZone("somewhere", 3600))
+	post(t, s, node, want)
+	got, err := s.Request(t.Context(), org, want.RequestID)
+	check(t, err)
+	want.At = want.At.UTC().Truncate(time.Microsecond)
+	equal(t, "settlement", got, want)
+	equal(t, "zone", got.At.Location().String(), "UTC")
+	post(t, s, node, want) // what was read is what was written: no conflict
+
+	bare := billing.Settlement{RequestID: requestID(2), OrganizationID: org, At: noon}
+	post(t, s, node, bare)
+	got, err = s.Request(t.Context(), org, bare.RequestID)
+	check(t, err)
+	equal(t, "bare settlement", got, bare)
+	balanced(t, s)
+}
+
+func debits(t *testing.T, s billing.Store) {
+	buy(t, s, 10*usd)
+	foreign := settlement(2, 4*usd)
+	foreign.OrganizationID = other
+	post(t, s, node, settlement(3, usd), foreign, settlement(1, 2*usd))
+
+	entries, err := s.Transactions(t.Context(), org, billing.Page{})
+	check(t, err)
+	debit := func(n int, amount, balance billing.Money) billing.Entry {
+		return billing.Entry{
+			OrganizationID: org, Type: billing.UsageDebit, Amount: -amount, BalanceAfter: balance,
+			CreatedAt: settlement(n, 0).At, RequestID: requestID(n), IdempotencyKey: "req:" + requestID(n),
+		}
+	}
+	first := purchase(10*usd, "purchase")
+	first.BalanceAfter = 10 * usd
+	want := []billing.Entry{debit(1, 2*usd, 7*usd), debit(3, usd, 9*usd), first}
+	for i := range want {
+		want[i].ID = entries[i].ID
+	}
+	equal(t, "entries, newest first", entries, want)
+	equal(t, "balance", balanceOf(t, s, org), 7*usd)
+	equal(t, "balance of the other", balanceOf(t, s, other), -4*usd)
+	balanced(t, s)
+}
+
+func postsZeroCost(t *testing.T, s billing.Store) {
+	free := settlement(1, 0)
+	post(t, s, node, free)
+	entries, err := s.Transactions(t.Context(), org, billing.Page{})
+	check(t, err)
+	equal(t, "entries", entries, nil)
+	totals, err := s.Usage(t.Context(), org, billing.Filter{})
+	check(t, err)
+	equal(t, "usage", totals, billing.TotalsOf(free))
+	post(t, s, node, free)
+	balanced(t, s)
+}
+
+func repeats(t *testing.T, s billing.Store) {
+	buy(t, s, 10*usd)
+	lease(t, s, node, credits(9*usd), keySpend(key, billing.Daily, 9*usd))
+	a, b, c := settlement(1, usd), settlement(2, 2*usd), settlement(3, 3*usd)
+	post(t, s, node, a, b, a)
+	before := leasesOf(t, s, node)
+	equal(t, "leases", before, []billing.Lease{credits(6 * usd), keySpend(key, billing.Daily, 6*usd)})
+
+	post(t, s, node, b, a)
+	post(t, s, "node_2", a, b)
+	equal(t, "leases after a replay", leasesOf(t, s, node), before)
+	post(t, s, node, a, c, b)
+	equal(t, "leases after a new one among old ones", leasesOf(t, s, node),
+		[]billing.Lease{credits(3 * usd), keySpend(key, billing.Daily, 3*usd)})
+	equal(t, "balance", balanceOf(t, s, org), 4*usd)
+	balanced(t, s)
+}
+
+func conflicts(t *testing.T, s billing.Store) {
+	first := settlement(1, usd)
+	changed := first
+	changed.UserAgent = "another"
+	foreign := first
+	foreign.OrganizationID = other
+	post(t, s, node, first)
+
+	got, err := s.Post(t.Context(), node, []billing.Settlement{changed, settlement(2, 2*usd), foreign})
+	check(t, err)
+	equal(t, "conflicts", got, []string{first.RequestID, first.RequestID})
+
+	twice := settlement(3, usd)
+	twice.Status = 500
+	got, err = s.Post(t.Context(), node, []billing.Settlement{settlement(3, usd), twice})
+	check(t, err)
+	equal(t, "conflict within a batch", got, []string{twice.RequestID})
+
+	stored, err := s.Request(t.Context(), org, first.RequestID)
+	check(t, err)
+	equal(t, "first settlement", stored, first)
+	equal(t, "balance", balanceOf(t, s, org), -4*usd)
+	equal(t, "balance of the other", balanceOf(t, s, other), 0)
+	balanced(t, s)
+}
+
+func recovers(t *testing.T, s billing.Store) {
+	known := settlement(1, usd)
+	post(t, s, node, known)
+	estimate := settlement(1, 9*usd)
+	estimate.Recovered = true
+	fresh := settlement(2, 2*usd)
+	fresh.Recovered = true
+	post(t, s, node, estimate, fresh)
+
+	stored, err := s.Request(t.Context(), org, known.RequestID)
+	check(t, err)
+	equal(t, "first settlement", stored, known)
+	equal(t, "balance", balanceOf(t, s, org), -3*usd)
+
+	// The node's own word comes after the estimate: a human has to look.
+	got, err := s.Post(t.Context(), node, []billing.Settlement{settlement(2, 3*usd)})
+	check(t, err)
+	equal(t, "conflicts", got, []string{fresh.RequestID})
+	post(t, s, node, settlement(2, 2*usd)) // the same content
+	balanced(t, s)
+}
+
+func postsUnknown(t *testing.T, s billing.Store) {
+	unknown := settlement(1, usd)
+	unknown.OrganizationID, unknown.KeyID = "nobody", "key_x"
+	keyless := settlement(3, 3*usd)
+	keyless.KeyID = ""
+	post(t, s, node, unknown, settlement(2, 2*usd), keyless)
+
+	got, err := s.Request(t.Context(), "nobody", unknown.RequestID)
+	check(t, err)
+	equal(t, "request", got, unknown)
+	entries, err := s.Transactions(t.Context(), "nobody", billing.Page{})
+	check(t, err)
+	equal(t, "entries", len(entries), 1)
+	equal(t, "balance of the known one", balanceOf(t, s, org), -5*usd)
+	balanced(t, s)
+}
+
+func postsAnyBytes(t *testing.T, s billing.Store) {
+	odd := settlement(1, usd)
+	odd.UserAgent, odd.Error, odd.Changes = "caf\xe9", "cut\x00here", []string{"\xff"}
+	post(t, s, node, odd, settlement(2, usd))
+	got, err := s.Request(t.Context(), org, odd.RequestID)
+	check(t, err)
+	equal(t, "texts", []string{got.UserAgent, got.Error, got.Changes[0]}, []string{"caf\uFFFD", "cut\uFFFDhere", "\uFFFD"})
+	post(t, s, node, odd)
+}
+
+func refusesBatches(t *testing.T, s billing.Store) {
+	change := func(f func(*billing.Settlement)) billing.Settlement {
+		bad := settlement(2, usd)
+		f(&bad)
+		return bad
+	}
+	post(t, s, node, settlement(0, usd))
+	for name, bad := range map[string]billing.Settlement{
+		"negative cost":        change(func(s *billing.Settlement) { s.Cost = -1 }),
+		"negative market cost": change(func(s *billing.Settlement) { s.MarketCost = -1 }),
+		"no id":                change(func(s *billing.Settlement) { s.RequestID = "" }),
+		"no organization":      change(func(s *billing.Settlement) { s.OrganizationID = "" }),
+		"absurd time":          change(func(s *billing.Settlement) { s.At = time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC) }),
+		"absurd cost":          change(func(s *billing.Settlement) { s.Cost = math.MaxInt64 }),
+	} {
+		_, err := s.Post(t.Context(), node, []billing.Settlement{settlement(1, usd), bad})
+		if err == nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%s: error is %v, want one line", name, err)
+		}
+	}
+	_, err := s.Request(t.Context(), org, requestID(1))
+	equal(t, "error for the good one", err, billing.ErrNotFound)
+	equal(t, "balance", balanceOf(t, s, org), -usd)
+	balanced(t, s)
+}
+
+func booksPeriods(t *testing.T, s billing.Store) {
+	// Around New Year, which is a Friday: another day, month, but not week.
+	before, after := settlement(1, usd), settlement(2, 2*usd)
+	before.At = time.Date(2026, 12, 31, 23, 59, 59, 999999999, time.UTC)
+	after.At = time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
+	ancient := settlement(3, 4*usd)
+	ancient.At = time.Date(1969, 7, 20, 20, 17, 0, 0, time.UTC)
+	post(t, s, node, before, after, ancient)
+	balanced(t, s)
+
+	for p, want := range map[billing.Period]billing.Money{
+		billing.Daily: 2 * usd, billing.Weekly: 3 * usd, billing.Monthly: 2 * usd, billing.Never: 7 * usd,
+	} {
+		limited := newKey(key, org, pointer(usd), p)
+		spend, err := s.KeySpend(t.Context(), org, []billing.Key{limited}, after.At.Add(time.Hour))
+		check(t, err)
+		equal(t, "spend in "+string(p), spend, map[string]billing.Money{key: want})
+	}
+}

@@ -1,0 +1,160 @@
+package books
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+// NoLimit is the limit of an allowance that has none.
+const NoLimit billing.Money = math.MaxInt64
+
+// CheckLeases returns the leases with their allowances' starts in UTC, or an
+// error if one does not name an allowance that spend is ever booked on: a
+// grant from such a one would be a grant beyond the limit.
+func CheckLeases(leases []billing.Lease) ([]billing.Lease, error) {
+	checked := make([]billing.Lease, len(leases))
+	for i, l := range leases {
+		if err := checkLease(l); err != nil {
+			return nil, fmt.Errorf("%s allowance of %q: %w", l.Allowance.Kind, l.Allowance.OrganizationID, err)
+		}
+		l.Allowance.Start = l.Allowance.Period.Start(l.Allowance.Start)
+		checked[i] = l
+	}
+	return checked, nil
+}
+
+func checkLease(l billing.Lease) error {
+	a := l.Allowance
+	if _, err := billing.ParsePeriod(string(a.Period)); err != nil {
+		return err
+	}
+	switch a.Kind {
+	case billing.Credits:
+		if a.Period != billing.Never {
+			return fmt.Errorf("credits have no period, not %s", a.Period)
+		}
+	case billing.Budget, billing.KeySpend:
+	default:
+		return errors.New("unknown kind")
+	}
+	switch {
+	case a.OrganizationID == "":
+		return errors.New("no organization")
+	case (a.Kind == billing.KeySpend) != (a.KeyID != ""):
+		return errors.New("a key is named for key spend, and only for that")
+	case !a.Period.Start(a.Start).Equal(a.Start):
+		return fmt.Errorf("no %s period starts at %s", a.Period, a.Start)
+	case l.Amount < 0:
+		return fmt.Errorf("negative amount %d", l.Amount)
+	}
+	return nil
+}
+
+// State is what a store knows of an allowance.
+type State struct {
+	// Credited is the limit of credits.
+	Credited billing.Money
+	Settled  billing.Money
+	Leased   billing.Money
+	// Key is the key of a key's spend; nil if there is no such key.
+	Key *KeyLimit
+}
+
+// KeyLimit is the part of a key that limits its spend.
+type KeyLimit struct {
+	Limit *billing.Money
+	Reset billing.Period
+}
+
+// limit returns what may be settled and leased of an allowance together.
+func (s State) limit(a billing.Allowance) billing.Money {
+	switch {
+	case a.Kind == billing.Credits:
+		return s.Credited
+	case a.Kind == billing.Budget:
+		return NoLimit
+	case s.Key == nil:
+		return 0
+	case s.Key.Limit == nil:
+		return NoLimit
+	case s.Key.Period() != a.Period:
+		return 0
+	}
+	return *s.Key.Limit
+}
+
+// Period returns the period of the limit.
+func (k KeyLimit) Period() billing.Period {
+	if k.Limit == nil || k.Reset == "" {
+		return billing.Never
+	}
+	return k.Reset
+}
+
+// Grant returns how much of the wanted lease the allowance has left. It is
+// written as comparisons since sums could overflow.
+func (s State) Grant(want billing.Lease) billing.Money {
+	limit := s.limit(want.Allowance)
+	if limit <= s.Settled || limit-s.Settled <= s.Leased {
+		return 0
+	}
+	return min(want.Amount, limit-s.Settled-s.Leased)
+}
+
+// Grants answers wanted leases one after the other from the states of their
+// allowances. An allowance may be wanted more than once.
+func Grants(want []billing.Lease, states []State) []billing.Lease {
+	granted := slices.Clone(want)
+	given := make(map[billing.Allowance]billing.Money, len(want))
+	for i := range granted {
+		a := granted[i].Allowance
+		s := states[i]
+		s.Leased += given[a]
+		granted[i].Amount = s.Grant(want[i])
+		given[a] += granted[i].Amount
+	}
+	return granted
+}
+
+// Merge sums up leases of the same allowance, drops those of nothing, and
+// sorts them.
+func Merge(leases []billing.Lease) []billing.Lease {
+	sums := make(map[billing.Allowance]billing.Money, len(leases))
+	for _, l := range leases {
+		// Amounts to give back may add up to more than there is money; what a
+		// node has is less.
+		sums[l.Allowance] += min(l.Amount, NoLimit-sums[l.Allowance])
+	}
+	merged := make([]billing.Lease, 0, len(sums))
+	for a, amount := range sums {
+		if amount > 0 {
+			merged = append(merged, billing.Lease{Allowance: a, Amount: amount})
+		}
+	}
+	slices.SortFunc(merged, func(x, y billing.Lease) int {
+		a, b := x.Allowance, y.Allowance
+		return cmp.Or(
+			cmp.Compare(a.OrganizationID, b.OrganizationID),
+			cmp.Compare(a.KeyID, b.KeyID),
+			cmp.Compare(a.Kind, b.Kind),
+			cmp.Compare(a.Period, b.Period),
+			a.Start.Compare(b.Start),
+		)
+	})
+	return merged
+}
+
+// OrganizationsOf returns the organizations of the leases, sorted.
+func OrganizationsOf(leases []billing.Lease) []string {
+	ids := make([]string, 0, 1)
+	for _, l := range leases {
+		ids = append(ids, l.Allowance.OrganizationID)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}

@@ -1,0 +1,200 @@
+package books
+
+import (
+	"bytes"
+	"math"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+var noon = time.Date(2026, 11, 18, 12, 30, 0, 0, time.UTC)
+
+// change gives each field of a struct, and of structs in it, another value, one
+// at a time.
+func change[T any](t *testing.T, original T, changed func(field string, v T)) {
+	t.Helper()
+	var walk func(path string, index []int, typ reflect.Type)
+	walk = func(path string, index []int, typ reflect.Type) {
+		for i := range typ.NumField() {
+			at, name := append(slices.Clone(index), i), path+typ.Field(i).Name
+			v := original
+			field := reflect.ValueOf(&v).Elem().FieldByIndex(at)
+			switch f := field.Addr().Interface().(type) {
+			case *time.Time:
+				*f = f.Add(time.Microsecond)
+			case *[]string:
+				*f = append(slices.Clone(*f), "more")
+			default:
+				switch field.Kind() {
+				case reflect.String:
+					field.SetString(field.String() + "x")
+				case reflect.Int, reflect.Int64:
+					field.SetInt(field.Int() + 1)
+				case reflect.Bool:
+					field.SetBool(!field.Bool())
+				case reflect.Struct:
+					walk(name+".", at, field.Type())
+					continue
+				default:
+					t.Fatalf("%s is of a kind that this test does not know", name)
+				}
+			}
+			changed(name, v)
+		}
+	}
+	walk("", nil, reflect.TypeFor[T]())
+}
+
+func TestSettlementHashCoversAllFields(t *testing.T) {
+	t.Parallel()
+	original := billing.Settlement{RequestID: "a", KeyID: "b", At: noon, Changes: []string{"c"}}
+	want := SettlementHash(original)
+	change(t, original, func(field string, s billing.Settlement) {
+		same := bytes.Equal(SettlementHash(s), want)
+		if ignored := field == "Recovered"; same != ignored {
+			t.Errorf("%s: hash is the same: %t, want %t", field, same, ignored)
+		}
+	})
+}
+
+func TestEntryHashCoversWhatTheCallerSays(t *testing.T) {
+	t.Parallel()
+	ignored := []string{"ID", "BalanceAfter", "CreatedAt", "IdempotencyKey"}
+	want := EntryHash(billing.Entry{})
+	change(t, billing.Entry{}, func(field string, e billing.Entry) {
+		if same := bytes.Equal(EntryHash(e), want); same != slices.Contains(ignored, field) {
+			t.Errorf("%s: hash is the same: %t", field, same)
+		}
+	})
+}
+
+func TestHashTellsFieldsApart(t *testing.T) {
+	t.Parallel()
+	a := SettlementHash(billing.Settlement{KeyID: "ab", KeyName: "c"})
+	b := SettlementHash(billing.Settlement{KeyID: "a", KeyName: "bc"})
+	if bytes.Equal(a, b) {
+		t.Error("text that moved to the next field has the same hash")
+	}
+}
+
+func TestHoursCutASpanWithoutGapOrOverlap(t *testing.T) {
+	t.Parallel()
+	random := rand.New(rand.NewPCG(1, 1))
+	moment := func() time.Time {
+		at := noon.Add(time.Duration(random.Int64N(int64(5 * time.Hour))))
+		if random.IntN(3) == 0 {
+			return at.Truncate(time.Hour)
+		}
+		return at
+	}
+	for range 1000 {
+		span := SpanOf(billing.Filter{From: moment(), To: moment()})
+		before, hours, after := span.Hours()
+		if !hours.From.Equal(hours.From.Truncate(time.Hour)) && hours.From.Before(hours.To) {
+			t.Fatalf("%v: hours %v do not start with an hour", span, hours)
+		}
+		for range 20 {
+			at := moment()
+			var parts int
+			for _, part := range []Span{before, hours, after} {
+				if part.contains(at) {
+					parts++
+				}
+			}
+			if want := map[bool]int{true: 1}[span.contains(at)]; parts != want {
+				t.Fatalf("%v: %s is in %d of %v, %v, %v; want %d", span, at, parts, before, hours, after, want)
+			}
+		}
+	}
+}
+
+func TestSpanOf(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		filter billing.Filter
+		want   Span
+	}{
+		"open":                  {billing.Filter{}, Always},
+		"beyond what is stored": {billing.Filter{To: Always.To.AddDate(1, 0, 0)}, Always},
+		"parts of microseconds": {
+			billing.Filter{From: noon.Add(1), To: noon.Add(1001)},
+			Span{From: noon.Add(time.Microsecond), To: noon.Add(2 * time.Microsecond)},
+		},
+	} {
+		if diff := cmp.Diff(test.want, SpanOf(test.filter)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestGrant(t *testing.T) {
+	t.Parallel()
+	limit := func(m billing.Money) *KeyLimit { return &KeyLimit{Limit: &m, Reset: billing.Daily} }
+	key := billing.Allowance{OrganizationID: "org", Kind: billing.KeySpend, KeyID: "key", Period: billing.Daily}
+	budget := billing.Allowance{OrganizationID: "org", Kind: billing.Budget, Period: billing.Daily}
+	const most = math.MaxInt64
+	for name, test := range map[string]struct {
+		allowance billing.Allowance
+		state     State
+		want      billing.Money
+		granted   billing.Money
+	}{
+		"credits":                   {billing.CreditsOf("org"), State{Credited: 10, Settled: 3, Leased: 2}, 9, 5},
+		"less than is left":         {billing.CreditsOf("org"), State{Credited: 10, Settled: 3, Leased: 2}, 4, 4},
+		"overspent credits":         {billing.CreditsOf("org"), State{Credited: 10, Settled: 30}, 1, 0},
+		"overleased credits":        {billing.CreditsOf("org"), State{Credited: 10, Leased: 30}, 1, 0},
+		"credits below zero":        {billing.CreditsOf("org"), State{Credited: math.MinInt64, Settled: most, Leased: most}, 1, 0},
+		"all there is":              {billing.CreditsOf("org"), State{Credited: most}, most, most},
+		"budget":                    {budget, State{Settled: 5}, most, most - 5},
+		"budget beyond all amounts": {budget, State{Settled: most, Leased: most}, 1, 0},
+		"limited key":               {key, State{Settled: 1, Key: limit(3)}, 9, 2},
+		"key of nothing":            {key, State{Key: limit(0)}, 9, 0},
+		"key without limit":         {key, State{Key: &KeyLimit{}}, 9, 9},
+		"unknown key":               {key, State{}, 9, 0},
+	} {
+		got := test.state.Grant(billing.Lease{Allowance: test.allowance, Amount: test.want})
+		if got != test.granted {
+			t.Errorf("%s: granted %d, want %d", name, got, test.granted)
+		}
+	}
+}
+
+func TestEntryIDsSortLikeTheirNumbers(t *testing.T) {
+	t.Parallel()
+	var last string
+	for _, seq := range []int64{1, 2, 9, 10, 99, 12345, 1e12} {
+		id := EntryID(seq)
+		if id <= last {
+			t.Errorf("id %q of %d sorts before %q", id, seq, last)
+		}
+		last = id
+		if got, err := EntrySeq(id); err != nil || got != seq {
+			t.Errorf("EntrySeq(%q) = %d, %v; want %d", id, got, err, seq)
+		}
+	}
+	for _, id := range []string{"", "ent_", "ent_1", "1", "ent_00000000000000x1", "req_0000000000000001"} {
+		_, err := EntrySeq(id)
+		if diff := cmp.Diff(billing.ErrNotFound, err, cmpopts.EquateErrors()); diff != "" {
+			t.Errorf("EntrySeq(%q) (-want +got):\n%s", id, diff)
+		}
+	}
+}
+
+func TestNewRowsRefusesCostsThatOverflow(t *testing.T) {
+	t.Parallel()
+	huge := billing.Settlement{RequestID: "a", OrganizationID: "org", At: noon, Cost: math.MaxInt64/2 + 1}
+	if _, err := NewRows([]billing.Settlement{huge}); err != nil {
+		t.Errorf("one: %v", err)
+	}
+	if _, err := NewRows([]billing.Settlement{huge, huge}); err == nil {
+		t.Error("two were accepted")
+	}
+}

@@ -1,0 +1,61 @@
+package books
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+// NewKey returns a key in the form that it is stored in.
+func NewKey(k billing.Key) (billing.Key, error) {
+	switch {
+	case k.ID == "":
+		return billing.Key{}, errors.New("key has no id")
+	case k.UsageLimit != nil && *k.UsageLimit < 0:
+		return billing.Key{}, fmt.Errorf("negative usage limit %d", *k.UsageLimit)
+	}
+	if k.UsageLimitReset != "" {
+		if _, err := billing.ParsePeriod(string(k.UsageLimitReset)); err != nil {
+			return billing.Key{}, err
+		}
+	}
+	k.Name, k.Prefix = Text(k.Name), Text(k.Prefix)
+	k.AllowedProviders = texts(k.AllowedProviders)
+	k.AllowedModels = texts(k.AllowedModels)
+	k.AllowedIPs = texts(k.AllowedIPs)
+	for _, t := range []*time.Time{&k.ExpiresAt, &k.RevokedAt, &k.CreatedAt, &k.LastUsedAt} {
+		*t = Time(*t)
+	}
+	return k, nil
+}
+
+// ChangeKey lets change alter a key, within what may change: a revoked key
+// stays revoked, at the time it was.
+func ChangeKey(k billing.Key, change func(*billing.Key) error) (billing.Key, error) {
+	before := k
+	if err := change(&k); err != nil {
+		return billing.Key{}, err
+	}
+	k.ID, k.OrganizationID = before.ID, before.OrganizationID
+	k.Hash, k.CreatedAt = before.Hash, before.CreatedAt
+	changed, err := NewKey(k)
+	if err != nil {
+		return billing.Key{}, err
+	}
+	if !before.RevokedAt.IsZero() && !changed.RevokedAt.Equal(before.RevokedAt) {
+		return billing.Key{}, billing.ErrRevoked
+	}
+	return changed, nil
+}
+
+// CurrentSpend is the allowance that a key's spend counts against at the given
+// time.
+func CurrentSpend(k billing.Key, now time.Time) billing.Allowance {
+	p := KeyLimit{Limit: k.UsageLimit, Reset: k.UsageLimitReset}.Period()
+	return billing.Allowance{
+		OrganizationID: k.OrganizationID, Kind: billing.KeySpend, KeyID: k.ID,
+		Period: p, Start: p.Start(now),
+	}
+}

@@ -1,0 +1,201 @@
+package books
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+// Posting is what a set of new rows does to the books, summed up so that a
+// store writes each of its records once, in an order that is always the same.
+type Posting struct {
+	rows []Row
+	// Rollups by hour.
+	Rollups []Rollup
+	// Spent by allowance.
+	Spent []billing.Lease
+	// Uses of keys.
+	Uses []Use
+}
+
+// Rollup is the sum of an hour's requests of one organization, key, provider
+// and model.
+type Rollup struct {
+	RollupKey
+	billing.Totals
+}
+
+// RollupKey names a rollup.
+type RollupKey struct {
+	OrganizationID string
+	Hour           time.Time
+	KeyID          string
+	Provider       string
+	Model          string
+}
+
+// Use is when a key was last used.
+type Use struct {
+	OrganizationID string
+	KeyID          string
+	At             time.Time
+}
+
+// NewPosting sums up rows that are not in the books yet.
+func NewPosting(rows []Row) Posting {
+	return Posting{rows: rows, Rollups: rollups(rows), Spent: spent(rows), Uses: uses(rows)}
+}
+
+// Account is the state of an organization's ledger.
+type Account struct {
+	Balance billing.Money
+	// Entries is how many there are. They are numbered from 1 without gaps.
+	Entries int64
+}
+
+// Line is an entry on its way into the ledger.
+type Line struct {
+	billing.Entry
+	Seq  int64
+	Hash []byte
+}
+
+// Organizations returns the ids of all organizations in the rows, sorted.
+func Organizations(rows []Row) []string {
+	ids := make([]string, 0, 1)
+	for i := range rows {
+		if id := rows[i].OrganizationID; !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// Debits returns the ledger lines of the rows that cost anything, and moves
+// the accounts along.
+func (p Posting) Debits(accounts map[string]Account) ([]Line, error) {
+	lines := make([]Line, 0, len(p.rows))
+	for i := range p.rows {
+		r := &p.rows[i]
+		if r.Cost == 0 {
+			continue
+		}
+		a, err := accounts[r.OrganizationID].add(-r.Cost)
+		if err != nil {
+			return nil, fmt.Errorf("settlement %q: %w", r.RequestID, err)
+		}
+		accounts[r.OrganizationID] = a
+		lines = append(lines, Line{
+			Seq:  a.Entries,
+			Hash: r.Hash,
+			Entry: billing.Entry{
+				ID:             EntryID(a.Entries),
+				OrganizationID: r.OrganizationID,
+				Type:           billing.UsageDebit,
+				Amount:         -r.Cost,
+				BalanceAfter:   a.Balance,
+				// The time of the request, so that the ledger and the usage
+				// report of any period agree.
+				CreatedAt:      r.At,
+				RequestID:      r.RequestID,
+				IdempotencyKey: debitPrefix + r.RequestID,
+			},
+		})
+	}
+	return lines, nil
+}
+
+func rollups(rows []Row) []Rollup {
+	sums := make(map[RollupKey]billing.Totals, 4)
+	for i := range rows {
+		r := &rows[i]
+		k := RollupKey{
+			OrganizationID: r.OrganizationID,
+			Hour:           r.At.Truncate(time.Hour),
+			KeyID:          r.KeyID,
+			Provider:       r.Provider,
+			Model:          r.Model,
+		}
+		sums[k] = Sum(sums[k], billing.TotalsOf(r.Settlement))
+	}
+	list := make([]Rollup, 0, len(sums))
+	for k, t := range sums {
+		list = append(list, Rollup{RollupKey: k, Totals: t})
+	}
+	slices.SortFunc(list, func(a, b Rollup) int {
+		return cmp.Or(
+			cmp.Compare(a.OrganizationID, b.OrganizationID),
+			a.Hour.Compare(b.Hour),
+			cmp.Compare(a.KeyID, b.KeyID),
+			cmp.Compare(a.Provider, b.Provider),
+			cmp.Compare(a.Model, b.Model),
+		)
+	})
+	return list
+}
+
+// spent books each cost on the credits and, for every period, on the budget
+// and on the key.
+func spent(rows []Row) []billing.Lease {
+	type group struct {
+		org, key string
+		day      time.Time
+	}
+	days := make(map[group]billing.Money, 1)
+	for i := range rows {
+		if r := &rows[i]; r.Cost > 0 {
+			days[group{r.OrganizationID, r.KeyID, billing.Daily.Start(r.At)}] += r.Cost
+		}
+	}
+	list := make([]billing.Lease, 0, len(days)*(1+2*len(billing.Periods)))
+	for g, cost := range days {
+		list = append(list, billing.Lease{Allowance: billing.CreditsOf(g.org), Amount: cost})
+		for _, p := range billing.Periods {
+			budget := billing.Allowance{
+				OrganizationID: g.org, Kind: billing.Budget, Period: p, Start: p.Start(g.day),
+			}
+			key := budget
+			key.Kind, key.KeyID = billing.KeySpend, g.key
+			list = append(list, billing.Lease{Allowance: budget, Amount: cost},
+				billing.Lease{Allowance: key, Amount: cost})
+		}
+	}
+	return Merge(list)
+}
+
+func uses(rows []Row) []Use {
+	type key struct{ org, id string }
+	last := make(map[key]time.Time, 1)
+	for i := range rows {
+		r := &rows[i]
+		k := key{r.OrganizationID, r.KeyID}
+		if r.KeyID != "" && last[k].Before(r.At) {
+			last[k] = r.At
+		}
+	}
+	list := make([]Use, 0, len(last))
+	for k, at := range last {
+		list = append(list, Use{OrganizationID: k.org, KeyID: k.id, At: at})
+	}
+	slices.SortFunc(list, func(a, b Use) int {
+		return cmp.Or(cmp.Compare(a.OrganizationID, b.OrganizationID), cmp.Compare(a.KeyID, b.KeyID))
+	})
+	return list
+}
+
+// Sum returns the sum of two totals.
+func Sum(a, b billing.Totals) billing.Totals {
+	return billing.Totals{
+		Requests:         a.Requests + b.Requests,
+		PromptTokens:     a.PromptTokens + b.PromptTokens,
+		CompletionTokens: a.CompletionTokens + b.CompletionTokens,
+		CachedTokens:     a.CachedTokens + b.CachedTokens,
+		ReasoningTokens:  a.ReasoningTokens + b.ReasoningTokens,
+		Cost:             a.Cost + b.Cost,
+		MarketCost:       a.MarketCost + b.MarketCost,
+	}
+}

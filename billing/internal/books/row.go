@@ -1,0 +1,115 @@
+// Package books is the bookkeeping that both stores share: what a settlement
+// looks like once stored, what a batch of them adds up to, how much of an
+// allowance is left. It does no I/O.
+package books
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/metering"
+)
+
+// Row is a settlement in the form that it is stored in.
+type Row struct {
+	billing.Settlement
+	// Hash of the content, by which a replay is told from a conflict.
+	Hash []byte
+}
+
+// NewRows returns the settlements of a batch as rows. It refuses the batch if
+// one of them cannot be booked at all.
+func NewRows(batch []billing.Settlement) ([]Row, error) {
+	rows := make([]Row, len(batch))
+	var cost, marketCost billing.Money
+	for i, s := range batch {
+		if err := check(s); err != nil {
+			return nil, fmt.Errorf("settlement %q: %w", s.RequestID, err)
+		}
+		if overflows(cost, s.Cost) || overflows(marketCost, s.MarketCost) {
+			return nil, fmt.Errorf("settlement %q: costs of the batch overflow", s.RequestID)
+		}
+		cost, marketCost = cost+s.Cost, marketCost+s.MarketCost
+		rows[i].Settlement = canonical(s)
+		rows[i].Hash = SettlementHash(rows[i].Settlement)
+	}
+	return rows, nil
+}
+
+// ConflictsWith tells whether the row is at odds with the stored row of the
+// same id. A recovered row never is: the stored one is the better witness.
+func (r *Row) ConflictsWith(storedHash []byte) bool {
+	return !r.Recovered && !bytes.Equal(r.Hash, storedHash)
+}
+
+// Split returns the first row of each inserted id, and all other rows.
+func Split(rows []Row, inserted map[string]bool) (fresh, known []Row) {
+	fresh = make([]Row, 0, len(inserted))
+	for i := range rows {
+		if id := rows[i].RequestID; inserted[id] {
+			fresh = append(fresh, rows[i])
+			delete(inserted, id)
+			continue
+		}
+		known = append(known, rows[i])
+	}
+	return fresh, known
+}
+
+func check(s billing.Settlement) error {
+	switch {
+	case s.RequestID == "":
+		return errors.New("no request id")
+	case s.OrganizationID == "":
+		return errors.New("no organization")
+	case !Always.contains(s.At):
+		return fmt.Errorf("time %s out of range", s.At)
+	case s.Cost < 0:
+		return fmt.Errorf("negative cost %d", s.Cost)
+	case s.MarketCost < 0:
+		return fmt.Errorf("negative market cost %d", s.MarketCost)
+	}
+	return nil
+}
+
+// canonical returns the settlement as both stores can keep it exactly: time
+// in UTC and microseconds, and text that is valid everywhere. Headers may hold
+// any bytes; one that a database refuses would block its whole batch forever.
+func canonical(s billing.Settlement) billing.Settlement {
+	s.At = Time(s.At)
+	for _, text := range []*string{
+		&s.RequestID, &s.OrganizationID, &s.KeyID, &s.KeyName, &s.Provider, &s.Model,
+		&s.Endpoint, &s.ServiceTier, &s.PriceRuleID, &s.Error, &s.ClientIP, &s.UserAgent,
+	} {
+		*text = Text(*text)
+	}
+	s.UsageSource = metering.Source(Text(string(s.UsageSource)))
+	s.Changes = texts(s.Changes)
+	return s
+}
+
+// Time returns t as stores keep it: UTC, in whole microseconds.
+func Time(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
+// Text returns s without what a database text cannot hold: bytes that are not
+// UTF-8, and NUL.
+func Text(s string) string {
+	const replacement = "\uFFFD"
+	s = strings.ToValidUTF8(s, replacement)
+	return strings.ReplaceAll(s, "\x00", replacement)
+}
+
+func texts(list []string) []string {
+	if len(list) == 0 {
+		return nil
+	}
+	valid := make([]string, len(list))
+	for i, s := range list {
+		valid[i] = Text(s)
+	}
+	return valid
+}

@@ -1,0 +1,57 @@
+package books
+
+import (
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+// DefaultPage is how many elements a page without a limit has.
+const DefaultPage = 100
+
+// PageLimit returns how many elements to return for a page.
+func PageLimit(p billing.Page) int {
+	if p.Limit <= 0 {
+		return DefaultPage
+	}
+	return p.Limit
+}
+
+// All times that stores keep lie within Always.
+var Always = Span{From: time.Time{}, To: time.Date(10000, 1, 1, 0, 0, 0, 0, time.UTC)}
+
+// Span is a range of time, From inclusive and To exclusive.
+type Span struct{ From, To time.Time }
+
+// SpanOf returns the time that a filter selects, in whole microseconds as rows
+// have them.
+func SpanOf(f billing.Filter) Span {
+	s := Always
+	if f.From.After(s.From) {
+		s.From = ceil(f.From.UTC(), time.Microsecond)
+	}
+	if !f.To.IsZero() && f.To.Before(s.To) {
+		s.To = ceil(f.To.UTC(), time.Microsecond)
+	}
+	return s
+}
+
+func (s Span) contains(t time.Time) bool { return !t.Before(s.From) && t.Before(s.To) }
+
+// Hours cuts the span into the whole hours within it, whose sums are in the
+// rollups, and the rest before and after them. Spans of no time are possible.
+func (s Span) Hours() (before, hours, after Span) {
+	from, to := ceil(s.From, time.Hour), s.To.Truncate(time.Hour)
+	if !from.Before(to) {
+		return s, Span{From: s.To, To: s.To}, Span{From: s.To, To: s.To}
+	}
+	return Span{s.From, from}, Span{from, to}, Span{to, s.To}
+}
+
+func ceil(t time.Time, unit time.Duration) time.Time {
+	down := t.Truncate(unit)
+	if down.Equal(t) {
+		return down
+	}
+	return down.Add(unit)
+}

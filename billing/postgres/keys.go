@@ -1,0 +1,239 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+)
+
+const (
+	selectAccount = `
+SELECT o.id, o.name, o.created_at, coalesce(a.balance, 0)
+FROM organizations o LEFT JOIN accounts a ON a.organization_id = o.id
+WHERE o.id = $1`
+
+	insertOrganization = `
+INSERT INTO organizations (id, name, created_at) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`
+
+	selectOrganization = `SELECT 1 FROM organizations WHERE id = $1`
+
+	keyColumns = `id, organization_id, name, hash, prefix, allowed_providers, allowed_models, allowed_ips,
+	rate_limit_rpm, usage_limit, usage_limit_reset, expires_at, revoked_at, created_at, last_used_at`
+
+	selectKeyByHash = `SELECT ` + keyColumns + ` FROM keys WHERE hash = $1`
+
+	selectKey = `SELECT ` + keyColumns + ` FROM keys WHERE organization_id = $1 AND id = $2`
+
+	selectKeys = `SELECT ` + keyColumns + ` FROM keys
+WHERE organization_id = $1 ORDER BY created_at DESC, id DESC LIMIT $2`
+
+	selectKeysAfter = `SELECT ` + keyColumns + ` FROM keys
+WHERE organization_id = $1
+	AND (created_at, id) < (SELECT created_at, id FROM keys WHERE organization_id = $1 AND id = $3)
+ORDER BY created_at DESC, id DESC LIMIT $2`
+
+	insertKey = `
+INSERT INTO keys (` + keyColumns + `)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)`
+
+	updateKey = `
+UPDATE keys SET name = $3, prefix = $5, allowed_providers = $6, allowed_models = $7, allowed_ips = $8,
+	rate_limit_rpm = $9, usage_limit = $10, usage_limit_reset = $11, expires_at = $12, revoked_at = $13,
+	last_used_at = $15
+WHERE id = $1 AND organization_id = $2 AND hash = $4 AND created_at = $14`
+
+	selectKeysVersion  = `SELECT version FROM keys_version`
+	advanceKeysVersion = `UPDATE keys_version SET version = version + 1`
+)
+
+// Account implements billing.Organizations.
+func (s *Store) Account(ctx context.Context, org string) (billing.Account, error) {
+	var a billing.Account
+	err := s.pool.QueryRow(ctx, selectAccount, org).Scan(
+		&a.Organization.ID, &a.Organization.Name, timeColumn{&a.Organization.CreatedAt}, &a.Balance)
+	if err != nil {
+		return billing.Account{}, fmt.Errorf("read account %q: %w", org, notFound(err))
+	}
+	return a, nil
+}
+
+// EnsureOrganization implements billing.Organizations.
+func (s *Store) EnsureOrganization(ctx context.Context, org billing.Organization) error {
+	if org.ID == "" {
+		return errors.New("create organization: no id")
+	}
+	created := books.Time(org.CreatedAt)
+	err := s.write(ctx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, insertOrganization, org.ID, books.Text(org.Name), created)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("create organization %q: %w", org.ID, err)
+	}
+	return nil
+}
+
+// CreateKey implements billing.Keys.
+func (s *Store) CreateKey(ctx context.Context, k billing.Key) error {
+	k, err := books.NewKey(k)
+	if err != nil {
+		return fmt.Errorf("create key: %w", err)
+	}
+	err = s.write(ctx, func(tx pgx.Tx) error {
+		if err := organizationExists(ctx, tx, k.OrganizationID); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, insertKey, keyArgs(k)...); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, advanceKeysVersion)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("create key %q: %w", k.ID, err)
+	}
+	return nil
+}
+
+// KeyByHash implements billing.Keys.
+func (s *Store) KeyByHash(ctx context.Context, h billing.KeyHash) (billing.Key, error) {
+	k, err := scanKey(s.pool.QueryRow(ctx, selectKeyByHash, h[:]))
+	if err != nil {
+		return billing.Key{}, fmt.Errorf("read key by hash: %w", notFound(err))
+	}
+	return k, nil
+}
+
+// Key implements billing.Keys.
+func (s *Store) Key(ctx context.Context, org, id string) (billing.Key, error) {
+	k, err := scanKey(s.pool.QueryRow(ctx, selectKey, org, id))
+	if err != nil {
+		return billing.Key{}, fmt.Errorf("read key %q: %w", id, notFound(err))
+	}
+	return k, nil
+}
+
+// ListKeys implements billing.Keys.
+func (s *Store) ListKeys(ctx context.Context, org string, page billing.Page) ([]billing.Key, error) {
+	query, args := selectKeys, []any{org, books.PageLimit(page)}
+	if page.After != "" {
+		query, args = selectKeysAfter, append(args, page.After)
+	}
+	keys, err := list(ctx, s.pool, scanKey, query, args...)
+	if err != nil {
+		return nil, fmt.Errorf("list keys: %w", err)
+	}
+	return keys, nil
+}
+
+// UpdateKey implements billing.Keys. A revoked key stays revoked: to change
+// that is ErrRevoked.
+func (s *Store) UpdateKey(ctx context.Context, org, id string, change func(*billing.Key) error) (billing.Key, error) {
+	var k billing.Key
+	err := s.write(ctx, func(tx pgx.Tx) error {
+		// Leases are granted from the key's limit under the same lock.
+		_, err := lockAccounts(ctx, tx, []string{org})
+		if err != nil {
+			return err
+		}
+		if k, err = scanKey(tx.QueryRow(ctx, selectKey, org, id)); err != nil {
+			return notFound(err)
+		}
+		if k, err = books.ChangeKey(k, change); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, updateKey, keyArgs(k)...); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, advanceKeysVersion)
+		return err
+	})
+	if err != nil {
+		return billing.Key{}, fmt.Errorf("update key %q: %w", id, err)
+	}
+	return k, nil
+}
+
+// KeysVersion implements billing.Keys.
+func (s *Store) KeysVersion(ctx context.Context) (int64, error) {
+	var v int64
+	if err := s.pool.QueryRow(ctx, selectKeysVersion).Scan(&v); err != nil {
+		return 0, fmt.Errorf("read keys version: %w", err)
+	}
+	return v, nil
+}
+
+func organizationExists(ctx context.Context, tx pgx.Tx, org string) error {
+	var one int
+	if err := tx.QueryRow(ctx, selectOrganization, org).Scan(&one); err != nil {
+		return fmt.Errorf("organization %q: %w", org, notFound(err))
+	}
+	return nil
+}
+
+func keyArgs(k billing.Key) []any {
+	var limit any
+	if k.UsageLimit != nil {
+		limit = int64(*k.UsageLimit)
+	}
+	return []any{
+		k.ID, k.OrganizationID, k.Name, k.Hash[:], k.Prefix,
+		books.EncodeList(k.AllowedProviders), books.EncodeList(k.AllowedModels), books.EncodeList(k.AllowedIPs),
+		k.RateLimitRPM, limit, string(k.UsageLimitReset),
+		optionalTime(k.ExpiresAt), optionalTime(k.RevokedAt), k.CreatedAt, optionalTime(k.LastUsedAt),
+	}
+}
+
+func scanKey(row scanner) (billing.Key, error) {
+	var (
+		k    billing.Key
+		hash []byte
+	)
+	err := row.Scan(&k.ID, &k.OrganizationID, &k.Name, &hash, &k.Prefix,
+		listColumn{&k.AllowedProviders}, listColumn{&k.AllowedModels}, listColumn{&k.AllowedIPs},
+		&k.RateLimitRPM, &k.UsageLimit, &k.UsageLimitReset,
+		timeColumn{&k.ExpiresAt}, timeColumn{&k.RevokedAt}, timeColumn{&k.CreatedAt}, timeColumn{&k.LastUsedAt})
+	copy(k.Hash[:], hash)
+	return k, err
+}
+
+// scanner is a row or the current row of several.
+type scanner interface{ Scan(dest ...any) error }
+
+// list runs a query and scans its rows.
+func list[T any](ctx context.Context, pool *pgxpool.Pool, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+	rows, err := pool.Query(ctx, query, args...)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (T, error) { return scan(row) })
+}
+
+// listColumn scans a JSON array of strings.
+type listColumn struct{ to *[]string }
+
+func (c listColumn) Scan(v any) error {
+	var err error
+	switch v := v.(type) {
+	case string:
+		*c.to, err = books.DecodeList(v)
+	case []byte:
+		*c.to, err = books.DecodeList(string(v))
+	default:
+		err = fmt.Errorf("%T is not a list", v)
+	}
+	return err
+}
+
+func notFound(err error) error {
+	if errors.Is(err, pgx.ErrNoRows) {
+		return billing.ErrNotFound
+	}
+	return err
+}

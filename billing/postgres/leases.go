@@ -1,0 +1,259 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+)
+
+const (
+	insertAccounts = `
+INSERT INTO accounts (organization_id, balance, entries)
+SELECT id, 0, 0 FROM unnest($1::text[]) WITH ORDINALITY AS w (id, n) ORDER BY n
+ON CONFLICT DO NOTHING`
+
+	selectAccounts = `
+SELECT organization_id, balance, entries FROM accounts
+WHERE organization_id = ANY ($1::text[]) ORDER BY organization_id FOR UPDATE`
+
+	selectAllowances = `
+SELECT coalesce(a.credited, 0), coalesce(a.settled, 0), coalesce(a.leased, 0),
+	k.id IS NOT NULL, k.usage_limit, coalesce(k.usage_limit_reset, '')
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
+	WITH ORDINALITY AS w (organization_id, key_id, kind, period, period_start, n)
+LEFT JOIN allowances a USING (organization_id, key_id, kind, period, period_start)
+LEFT JOIN keys k ON k.organization_id = w.organization_id AND k.id = w.key_id
+ORDER BY w.n`
+
+	addLeased = `
+INSERT INTO allowances AS a (organization_id, key_id, kind, period, period_start, leased)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[])
+ON CONFLICT (organization_id, key_id, kind, period, period_start) DO UPDATE SET leased = a.leased + excluded.leased`
+
+	addLeases = `
+INSERT INTO leases AS l (organization_id, key_id, kind, period, period_start, amount, node)
+SELECT w.*, $7 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[]) AS w
+ON CONFLICT (node, organization_id, key_id, kind, period, period_start) DO UPDATE SET amount = l.amount + excluded.amount`
+
+	leaseColumns = `organization_id, key_id, kind, period, period_start, amount`
+
+	selectLeases = `SELECT ` + leaseColumns + ` FROM leases
+WHERE node = $1 ORDER BY organization_id, key_id, kind, period, period_start`
+
+	// A lease is either deleted or made smaller, never both.
+	releaseLeases = `
+WITH cut AS (
+	SELECT l.*, least(l.amount, w.amount) AS back
+	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[])
+		AS w (organization_id, key_id, kind, period, period_start, amount)
+	JOIN leases l USING (organization_id, key_id, kind, period, period_start)
+	WHERE l.node = $7
+),
+deleted AS (
+	DELETE FROM leases l USING cut
+	WHERE l.node = cut.node AND l.organization_id = cut.organization_id AND l.key_id = cut.key_id
+		AND l.kind = cut.kind AND l.period = cut.period AND l.period_start = cut.period_start
+		AND cut.back = cut.amount
+),
+shrunk AS (
+	UPDATE leases l SET amount = l.amount - cut.back FROM cut
+	WHERE l.node = cut.node AND l.organization_id = cut.organization_id AND l.key_id = cut.key_id
+		AND l.kind = cut.kind AND l.period = cut.period AND l.period_start = cut.period_start
+		AND cut.back < cut.amount
+)
+UPDATE allowances a SET leased = a.leased - cut.back FROM cut
+WHERE a.organization_id = cut.organization_id AND a.key_id = cut.key_id
+	AND a.kind = cut.kind AND a.period = cut.period AND a.period_start = cut.period_start`
+
+	selectLeaseOrganizations = `SELECT DISTINCT organization_id FROM leases WHERE node = $1 ORDER BY organization_id`
+
+	releaseAllLeases = `
+WITH deleted AS (
+	DELETE FROM leases WHERE node = $1 AND organization_id = ANY ($2::text[]) RETURNING *
+)
+UPDATE allowances a SET leased = a.leased - d.amount FROM deleted d
+WHERE a.organization_id = d.organization_id AND a.key_id = d.key_id
+	AND a.kind = d.kind AND a.period = d.period AND a.period_start = d.period_start`
+)
+
+// lockAccounts locks the ledgers of organizations, which are sorted, and
+// returns their states. All changes of an organization's allowances, leases,
+// ledger, rollups and key limits are made under this lock; since each
+// transaction takes its locks at once and in the same order, none can wait for
+// another in a circle.
+func lockAccounts(ctx context.Context, tx pgx.Tx, orgs []string) (map[string]books.Account, error) {
+	accounts := make(map[string]books.Account, len(orgs))
+	var batch pgx.Batch
+	queueAccounts(&batch, orgs, accounts)
+	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, fmt.Errorf("lock accounts: %w", err)
+	}
+	return accounts, nil
+}
+
+func queueAccounts(batch *pgx.Batch, orgs []string, accounts map[string]books.Account) {
+	batch.Queue(insertAccounts, orgs)
+	batch.Queue(selectAccounts, orgs).Query(func(rows pgx.Rows) error {
+		var (
+			org string
+			a   books.Account
+		)
+		_, err := pgx.ForEachRow(rows, []any{&org, &a.Balance, &a.Entries}, func() error {
+			accounts[org] = a
+			return nil
+		})
+		return err
+	})
+}
+
+// Lease implements billing.Leases. Budgets have no limit. What is granted of an
+// allowance without a limit is recorded like any other lease. A key's spend is
+// granted in the period of the key's limit alone.
+func (s *Store) Lease(ctx context.Context, node string, want []billing.Lease) ([]billing.Lease, error) {
+	want, err := books.CheckLeases(want)
+	if err != nil {
+		return nil, fmt.Errorf("lease: %w", err)
+	}
+	var granted []billing.Lease
+	err = s.write(ctx, func(tx pgx.Tx) error {
+		states, err := allowanceStates(ctx, tx, want)
+		if err != nil {
+			return err
+		}
+		granted = books.Grants(want, states)
+		merged := books.Merge(granted)
+		if len(merged) == 0 {
+			return nil
+		}
+		args := leaseArrays(merged)
+		var batch pgx.Batch
+		batch.Queue(addLeased, args...)
+		batch.Queue(addLeases, append(args, node)...)
+		return tx.SendBatch(ctx, &batch).Close()
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lease: %w", err)
+	}
+	return granted, nil
+}
+
+// Return implements billing.Leases.
+func (s *Store) Return(ctx context.Context, node string, leases []billing.Lease) error {
+	leases, err := books.CheckLeases(leases)
+	if err != nil {
+		return fmt.Errorf("return leases: %w", err)
+	}
+	err = s.write(ctx, func(tx pgx.Tx) error {
+		if _, err := lockAccounts(ctx, tx, books.OrganizationsOf(leases)); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, releaseLeases, append(leaseArrays(books.Merge(leases)), node)...)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("return leases: %w", err)
+	}
+	return nil
+}
+
+// ReturnAll implements billing.Leases.
+func (s *Store) ReturnAll(ctx context.Context, node string) error {
+	err := s.write(ctx, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, selectLeaseOrganizations, node)
+		if err != nil {
+			return err
+		}
+		orgs, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil {
+			return err
+		}
+		if _, err := lockAccounts(ctx, tx, orgs); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, releaseAllLeases, node, orgs)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("return all leases: %w", err)
+	}
+	return nil
+}
+
+// LeasesOf implements billing.Leases.
+func (s *Store) LeasesOf(ctx context.Context, node string) ([]billing.Lease, error) {
+	leases, err := list(ctx, s.pool, scanLease, selectLeases, node)
+	if err != nil {
+		return nil, fmt.Errorf("list leases: %w", err)
+	}
+	return leases, nil
+}
+
+// allowanceStates locks the accounts of the wanted leases and returns what
+// there is of their allowances.
+func allowanceStates(ctx context.Context, tx pgx.Tx, want []billing.Lease) ([]books.State, error) {
+	states := make([]books.State, 0, len(want))
+	var batch pgx.Batch
+	queueAccounts(&batch, books.OrganizationsOf(want), make(map[string]books.Account))
+	batch.Queue(selectAllowances, allowanceArrays(want)...).Query(func(rows pgx.Rows) error {
+		for rows.Next() {
+			s, err := scanState(rows)
+			if err != nil {
+				return err
+			}
+			states = append(states, s)
+		}
+		return rows.Err()
+	})
+	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, fmt.Errorf("read allowances: %w", err)
+	}
+	return states, nil
+}
+
+func scanState(row scanner) (books.State, error) {
+	var (
+		s     books.State
+		known bool
+		key   books.KeyLimit
+	)
+	err := row.Scan(&s.Credited, &s.Settled, &s.Leased, &known, &key.Limit, &key.Reset)
+	if known {
+		s.Key = &key
+	}
+	return s, err
+}
+
+// column returns one field of all rows, as an array parameter.
+func column[R, T any](rows []R, field func(*R) T) []T {
+	values := make([]T, len(rows))
+	for i := range rows {
+		values[i] = field(&rows[i])
+	}
+	return values
+}
+
+func allowanceArrays(leases []billing.Lease) []any {
+	return []any{
+		column(leases, func(l *billing.Lease) string { return l.Allowance.OrganizationID }),
+		column(leases, func(l *billing.Lease) string { return l.Allowance.KeyID }),
+		column(leases, func(l *billing.Lease) string { return string(l.Allowance.Kind) }),
+		column(leases, func(l *billing.Lease) string { return string(l.Allowance.Period) }),
+		column(leases, func(l *billing.Lease) time.Time { return l.Allowance.Start }),
+	}
+}
+
+func leaseArrays(leases []billing.Lease) []any {
+	return append(allowanceArrays(leases), column(leases, func(l *billing.Lease) int64 { return int64(l.Amount) }))
+}
+
+func scanLease(row scanner) (billing.Lease, error) {
+	var l billing.Lease
+	a := &l.Allowance
+	err := row.Scan(&a.OrganizationID, &a.KeyID, &a.Kind, &a.Period, timeColumn{&a.Start}, &l.Amount)
+	return l, err
+}

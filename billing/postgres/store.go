@@ -1,0 +1,155 @@
+// Package postgres keeps the books in a PostgreSQL database that many nodes
+// share.
+package postgres
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// migrationLock is the advisory lock that one node holds while it migrates.
+const migrationLock = 0x6c6c6d67617465 // "llmgate"
+
+const (
+	lockMigrations   = `SELECT pg_advisory_lock($1)`
+	unlockMigrations = `SELECT pg_advisory_unlock($1)`
+)
+
+// Store is a billing.Store in a PostgreSQL database.
+type Store struct{ pool *pgxpool.Pool }
+
+var _ billing.Store = (*Store)(nil)
+
+// Open connects to the database and brings its schema up to date. Any number of
+// nodes may do so at once. The dsn is a postgres:// URL or a list of key=value
+// settings, in which pool_max_conns sets the number of connections.
+func Open(ctx context.Context, dsn string) (*Store, error) {
+	s, err := open(ctx, dsn)
+	if err != nil {
+		return nil, fmt.Errorf("open store: %w", oneLine{err})
+	}
+	return s, nil
+}
+
+func open(ctx context.Context, dsn string) (*Store, error) {
+	config, err := pgxpool.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrate(ctx, config.ConnConfig); err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, err
+	}
+	return &Store{pool: pool}, nil
+}
+
+func migrate(ctx context.Context, config *pgx.ConnConfig) (err error) {
+	db := stdlib.OpenDB(*config)
+	defer func() { err = errors.Join(err, db.Close()) }()
+	lock, err := db.Conn(ctx)
+	if err != nil {
+		return err
+	}
+	// Closing the session gives the lock back too, whatever has happened to it.
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	if _, err := lock.ExecContext(ctx, lockMigrations, migrationLock); err != nil {
+		return fmt.Errorf("lock migrations: %w", err)
+	}
+	if err := up(ctx, db); err != nil {
+		return err
+	}
+	if _, err := lock.ExecContext(ctx, unlockMigrations, migrationLock); err != nil {
+		return fmt.Errorf("unlock migrations: %w", err)
+	}
+	return nil
+}
+
+func up(ctx context.Context, db *sql.DB) error {
+	dir, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider(goose.DialectPostgres, db, dir, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	current, known, err := p.GetVersions(ctx)
+	if err != nil {
+		return fmt.Errorf("read schema version: %w", err)
+	}
+	if current > known {
+		return fmt.Errorf("database schema is version %d, this binary knows %d: run a newer gateway", current, known)
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return fmt.Errorf("migrate schema: %w", err)
+	}
+	return nil
+}
+
+// oneLine is an error whose text has no line breaks: the driver reports each
+// address that it tried on a line of its own.
+type oneLine struct{ err error }
+
+func (e oneLine) Error() string { return strings.Join(strings.Fields(e.err.Error()), " ") }
+func (e oneLine) Unwrap() error { return e.err }
+
+// Ping tells whether the database answers.
+func (s *Store) Ping(ctx context.Context) error {
+	if err := s.pool.Ping(ctx); err != nil {
+		return fmt.Errorf("ping store: %w", oneLine{err})
+	}
+	return nil
+}
+
+// Close closes all connections.
+func (s *Store) Close() error {
+	s.pool.Close()
+	return nil
+}
+
+// write runs f in a transaction.
+func (s *Store) write(ctx context.Context, f func(tx pgx.Tx) error) error {
+	return pgx.BeginFunc(ctx, s.pool, f)
+}
+
+// optionalTime stores the zero time as NULL.
+func optionalTime(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
+}
+
+// timeColumn scans a time in UTC; NULL is the zero time.
+type timeColumn struct{ to *time.Time }
+
+func (c timeColumn) Scan(v any) error {
+	switch v := v.(type) {
+	case nil:
+		*c.to = time.Time{}
+	case time.Time:
+		*c.to = v.UTC()
+	default:
+		return fmt.Errorf("%T is not a time", v)
+	}
+	return nil
+}

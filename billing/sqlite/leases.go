@@ -1,0 +1,213 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+)
+
+const (
+	selectAllowance = `
+SELECT coalesce(a.credited, 0), coalesce(a.settled, 0), coalesce(a.leased, 0),
+	k.id IS NOT NULL, k.usage_limit, coalesce(k.usage_limit_reset, '')
+FROM (SELECT 1)
+LEFT JOIN allowances a ON a.organization_id = ?1 AND a.key_id = ?2 AND a.kind = ?3
+	AND a.period = ?4 AND a.period_start = ?5
+LEFT JOIN keys k ON k.organization_id = ?1 AND k.id = ?2`
+
+	addLeased = `
+INSERT INTO allowances (organization_id, key_id, kind, period, period_start, leased)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+ON CONFLICT DO UPDATE SET leased = leased + excluded.leased`
+
+	addLease = `
+INSERT INTO leases (organization_id, key_id, kind, period, period_start, amount, node)
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+ON CONFLICT DO UPDATE SET amount = amount + excluded.amount`
+
+	leaseColumns = `organization_id, key_id, kind, period, period_start, amount`
+
+	selectLeases = `SELECT ` + leaseColumns + ` FROM leases
+WHERE node = ?1 ORDER BY organization_id, key_id, kind, period, period_start`
+
+	selectLeasesOfKey = `SELECT ` + leaseColumns + ` FROM leases
+WHERE node = ?1 AND organization_id = ?2 AND key_id = ?3`
+
+	subtractLeased = `
+UPDATE allowances SET leased = leased - ?6
+WHERE organization_id = ?1 AND key_id = ?2 AND kind = ?3 AND period = ?4 AND period_start = ?5`
+
+	subtractLease = `
+UPDATE leases SET amount = amount - ?6
+WHERE organization_id = ?1 AND key_id = ?2 AND kind = ?3 AND period = ?4 AND period_start = ?5
+	AND node = ?7`
+
+	deleteLease = `
+DELETE FROM leases
+WHERE organization_id = ?1 AND key_id = ?2 AND kind = ?3 AND period = ?4 AND period_start = ?5
+	AND amount = ?6 AND node = ?7`
+
+	subtractAllLeased = `
+UPDATE allowances AS a SET leased = a.leased - l.amount
+FROM leases l
+WHERE l.node = ?1 AND a.organization_id = l.organization_id AND a.key_id = l.key_id
+	AND a.kind = l.kind AND a.period = l.period AND a.period_start = l.period_start`
+
+	deleteLeases = `DELETE FROM leases WHERE node = ?1`
+)
+
+// Lease implements billing.Leases. Budgets have no limit. What is granted of an
+// allowance without a limit is recorded like any other lease. A key's spend is
+// granted in the period of the key's limit alone.
+func (s *Store) Lease(ctx context.Context, node string, want []billing.Lease) ([]billing.Lease, error) {
+	want, err := books.CheckLeases(want)
+	if err != nil {
+		return nil, fmt.Errorf("lease: %w", err)
+	}
+	var granted []billing.Lease
+	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		states := make([]books.State, len(want))
+		for i, l := range want {
+			var err error
+			if states[i], err = allowanceState(ctx, tx, l.Allowance); err != nil {
+				return err
+			}
+		}
+		granted = books.Grants(want, states)
+		for _, l := range books.Merge(granted) {
+			if _, err := tx.ExecContext(ctx, addLeased, leaseArgs(l)...); err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, addLease, append(leaseArgs(l), node)...); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("lease: %w", err)
+	}
+	return granted, nil
+}
+
+// Return implements billing.Leases.
+func (s *Store) Return(ctx context.Context, node string, leases []billing.Lease) error {
+	leases, err := books.CheckLeases(leases)
+	if err != nil {
+		return fmt.Errorf("return leases: %w", err)
+	}
+	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		return s.release(ctx, tx, node, books.Merge(leases))
+	})
+	if err != nil {
+		return fmt.Errorf("return leases: %w", err)
+	}
+	return nil
+}
+
+// ReturnAll implements billing.Leases.
+func (s *Store) ReturnAll(ctx context.Context, node string) error {
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, subtractAllLeased, node); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, deleteLeases, node)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("return all leases: %w", err)
+	}
+	return nil
+}
+
+// LeasesOf implements billing.Leases.
+func (s *Store) LeasesOf(ctx context.Context, node string) ([]billing.Lease, error) {
+	leases, err := list(ctx, s.reader, scanLease, selectLeases, node)
+	if err != nil {
+		return nil, fmt.Errorf("list leases: %w", err)
+	}
+	return leases, nil
+}
+
+func allowanceState(ctx context.Context, tx *sql.Tx, a billing.Allowance) (books.State, error) {
+	var (
+		s     books.State
+		known bool
+		key   books.KeyLimit
+	)
+	err := tx.QueryRowContext(ctx, selectAllowance, allowanceArgs(a)...).Scan(
+		&s.Credited, &s.Settled, &s.Leased, &known, &key.Limit, &key.Reset)
+	if known {
+		s.Key = &key
+	}
+	return s, err
+}
+
+// release takes amounts, which are merged, out of the node's leases as far as
+// it has them.
+func (s *Store) release(ctx context.Context, tx *sql.Tx, node string, amounts []billing.Lease) error {
+	var held map[billing.Allowance]billing.Money
+	for i, l := range amounts {
+		if i == 0 || !sameKey(amounts[i-1].Allowance, l.Allowance) {
+			var err error
+			if held, err = s.leasesOfKey(ctx, tx, node, l.Allowance); err != nil {
+				return err
+			}
+		}
+		has := held[l.Allowance]
+		l.Amount = min(l.Amount, has)
+		if l.Amount == 0 {
+			continue
+		}
+		if _, err := tx.StmtContext(ctx, s.posts.subtractLeased).ExecContext(ctx, leaseArgs(l)...); err != nil {
+			return fmt.Errorf("release lease: %w", err)
+		}
+		shrink := s.posts.subtractLease
+		if l.Amount == has {
+			shrink = s.posts.deleteLease
+		}
+		if _, err := tx.StmtContext(ctx, shrink).ExecContext(ctx, append(leaseArgs(l), node)...); err != nil {
+			return fmt.Errorf("release lease: %w", err)
+		}
+	}
+	return nil
+}
+
+func sameKey(a, b billing.Allowance) bool {
+	return a.OrganizationID == b.OrganizationID && a.KeyID == b.KeyID
+}
+
+func (s *Store) leasesOfKey(ctx context.Context, tx *sql.Tx, node string, a billing.Allowance) (map[billing.Allowance]billing.Money, error) {
+	rows, err := tx.StmtContext(ctx, s.posts.selectLeasesOfKey).QueryContext(ctx, node, a.OrganizationID, a.KeyID)
+	if err != nil {
+		return nil, fmt.Errorf("read leases: %w", err)
+	}
+	defer rows.Close()
+	held := make(map[billing.Allowance]billing.Money)
+	for rows.Next() {
+		l, err := scanLease(rows)
+		if err != nil {
+			return nil, fmt.Errorf("read leases: %w", err)
+		}
+		held[l.Allowance] = l.Amount
+	}
+	return held, rows.Err()
+}
+
+func allowanceArgs(a billing.Allowance) []any {
+	return []any{a.OrganizationID, a.KeyID, string(a.Kind), string(a.Period), micros(a.Start)}
+}
+
+func leaseArgs(l billing.Lease) []any {
+	return append(allowanceArgs(l.Allowance), int64(l.Amount))
+}
+
+func scanLease(row scanner) (billing.Lease, error) {
+	var l billing.Lease
+	a := &l.Allowance
+	err := row.Scan(&a.OrganizationID, &a.KeyID, &a.Kind, &a.Period, timeColumn{&a.Start}, &l.Amount)
+	return l, err
+}

@@ -1,0 +1,208 @@
+// Package sqlite keeps the books in a file on this machine. It has no server
+// and needs no cgo.
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pressly/goose/v3"
+	_ "modernc.org/sqlite" // the driver
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// readers is how many queries may run at once, beside the one writer.
+const readers = 4
+
+// Store is a billing.Store in a file.
+type Store struct {
+	// SQLite has one writer at a time: a pool of one connection is its queue,
+	// which a context can leave.
+	writer *sql.DB
+	reader *sql.DB
+	posts  *postStatements
+}
+
+var _ billing.Store = (*Store)(nil)
+
+// Open opens the store in the file at path, creating it and its directory if
+// they are missing, and brings its schema up to date.
+func Open(ctx context.Context, path string) (*Store, error) {
+	s, err := open(ctx, path)
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", path, err)
+	}
+	return s, nil
+}
+
+func open(ctx context.Context, path string) (*Store, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := create(path); err != nil {
+		return nil, err
+	}
+	s := &Store{}
+	if s.writer, err = sql.Open("sqlite", dsn(path, "_txlock", "immediate")); err != nil {
+		return nil, err
+	}
+	if s.reader, err = sql.Open("sqlite", dsn(path, "_pragma", "query_only(1)")); err != nil {
+		return nil, errors.Join(err, s.writer.Close())
+	}
+	s.writer.SetMaxOpenConns(1)
+	s.reader.SetMaxOpenConns(readers)
+	s.reader.SetMaxIdleConns(readers)
+	if err := migrate(ctx, s.writer); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if s.posts, err = prepare(ctx, s.writer); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// create makes the file unless it exists, readable by its owner alone. SQLite
+// gives its other files the same mode.
+func create(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return err
+	}
+	return f.Close()
+}
+
+// dsn returns the address of the file with the settings of each connection.
+// A commit is on disk when it returns (synchronous FULL); deletes by REPLACE
+// fire the triggers that forbid them (recursive_triggers).
+func dsn(path, option, value string) string {
+	q := url.Values{"_pragma": {
+		"busy_timeout(5000)",
+		"journal_mode(WAL)",
+		"synchronous(FULL)",
+		"foreign_keys(1)",
+		"recursive_triggers(1)",
+	}}
+	q.Add(option, value)
+	return (&url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: q.Encode()}).String()
+}
+
+func migrate(ctx context.Context, db *sql.DB) error {
+	dir, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return err
+	}
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	// Another process may be migrating the same file. Of two that try the same
+	// migration one fails, without a trace; it gets further by trying again for
+	// as long as the schema gets newer.
+	for last := int64(-2); ; {
+		version, err := up(ctx, p)
+		if err == nil || version <= last || ctx.Err() != nil {
+			return err
+		}
+		last = version
+	}
+}
+
+// up applies what is missing, and returns the version that it began at; -1 if
+// it cannot be read.
+func up(ctx context.Context, p *goose.Provider) (int64, error) {
+	current, known, err := p.GetVersions(ctx)
+	if err != nil {
+		return -1, fmt.Errorf("read schema version: %w", err)
+	}
+	if current > known {
+		return current, fmt.Errorf("database schema is version %d, this binary knows %d: run a newer gateway", current, known)
+	}
+	if _, err := p.Up(ctx); err != nil {
+		return current, fmt.Errorf("migrate schema: %w", err)
+	}
+	return current, nil
+}
+
+// Ping tells whether the file can be written and read.
+func (s *Store) Ping(ctx context.Context) error {
+	if err := s.writer.PingContext(ctx); err != nil {
+		return fmt.Errorf("ping store: %w", err)
+	}
+	if _, err := s.KeysVersion(ctx); err != nil {
+		return fmt.Errorf("ping store: %w", err)
+	}
+	return nil
+}
+
+// Close closes the file.
+func (s *Store) Close() error {
+	return errors.Join(s.reader.Close(), s.writer.Close())
+}
+
+// write runs f in the writing transaction. Waiting for its turn ends with ctx.
+// The statements of f do not: they take microseconds, and the driver would
+// start a goroutine for each to watch a context that can end. The end of ctx
+// rolls the transaction back between two statements.
+func (s *Store) write(ctx context.Context, f func(ctx context.Context, tx *sql.Tx) error) error {
+	tx, err := s.writer.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer tx.Rollback() // does nothing after the commit
+	if err := f(context.WithoutCancel(ctx), tx); err != nil {
+		return causeOf(ctx, err)
+	}
+	if err := tx.Commit(); err != nil {
+		return causeOf(ctx, fmt.Errorf("commit: %w", err))
+	}
+	return nil
+}
+
+// causeOf returns why the context ended where that is all that err means.
+func causeOf(ctx context.Context, err error) error {
+	if errors.Is(err, sql.ErrTxDone) && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
+}
+
+func micros(t time.Time) int64 { return t.UnixMicro() }
+
+// optionalMicros stores the zero time as NULL.
+func optionalMicros(t time.Time) any {
+	if t.IsZero() {
+		return nil
+	}
+	return t.UnixMicro()
+}
+
+// timeColumn scans a time; NULL is the zero time.
+type timeColumn struct{ to *time.Time }
+
+func (c timeColumn) Scan(v any) error {
+	switch v := v.(type) {
+	case nil:
+		*c.to = time.Time{}
+	case int64:
+		*c.to = time.UnixMicro(v).UTC()
+	default:
+		return fmt.Errorf("%T is not a time", v)
+	}
+	return nil
+}
