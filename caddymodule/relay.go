@@ -120,10 +120,12 @@ func (c *call) meterEvent(event sse.Event) bool {
 	switch reading := meter.Reading(); {
 	case reading.Final:
 		c.settle()
+		// The event that the client did not ask for is the last word itself.
+		return !c.request.HidesUsage || !metering.IsUsageEvent(event.Data)
 	case reading.Closing:
 		c.progress(reading)
 	}
-	return !c.request.HidesUsage || !metering.IsUsageEvent(event.Data)
+	return true
 }
 
 // relayWhole reads a whole body, settles, and only then sends it on.

