@@ -74,6 +74,12 @@ type App struct {
 	// request does not limit them itself. Default: 1024.
 	DefaultMaxTokens int64 `json:"default_max_tokens,omitempty"`
 
+	// ErrorFormat is the shape of the gateway's own errors on proxy routes:
+	// "gateway" for {"error": "<text>"} (default), or "provider" for what the
+	// SDKs of the route's protocol parse into their typed errors, with the
+	// text as the code.
+	ErrorFormat string `json:"error_format,omitempty"`
+
 	engine       *engine
 	engineConfig *engineConfig
 	book         *metering.Book
@@ -209,6 +215,9 @@ func (a *App) setDefaults() {
 	if a.Unpriced == "" {
 		a.Unpriced = unpricedRefuse
 	}
+	if a.ErrorFormat == "" {
+		a.ErrorFormat = errorFormatGateway
+	}
 	if a.MaxBody == 0 {
 		a.MaxBody = 32 << 20
 	}
@@ -236,6 +245,11 @@ func (a *App) Validate() error {
 	case unpricedRefuse, unpricedCeiling, unpricedRecord:
 	default:
 		return fmt.Errorf("unknown policy for unpriced models %q: use refuse, ceiling or record", a.Unpriced)
+	}
+	switch a.ErrorFormat {
+	case errorFormatGateway, errorFormatProvider:
+	default:
+		return fmt.Errorf("unknown error format %q: use gateway or provider", a.ErrorFormat)
 	}
 	if a.Billing != nil && a.Billing.Mode != billingDevelopment {
 		return fmt.Errorf("unknown billing mode %q: use development", a.Billing.Mode)
@@ -280,6 +294,12 @@ const (
 	unpricedRefuse  = "refuse"
 	unpricedCeiling = "ceiling"
 	unpricedRecord  = "record"
+)
+
+// The choices of the error format.
+const (
+	errorFormatGateway  = "gateway"
+	errorFormatProvider = "provider"
 )
 
 func (a *App) provisionPrices() error {

@@ -73,6 +73,7 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	        input_audio|input_image|cache_read_audio|output_audio|output_image <USD per million tokens>
 //	        web_search_per_1k <USD>
 //	    }
+//	    error_format gateway|provider
 //	    max_body <size>
 //	    drain <duration>
 //	    default_max_tokens <number>
@@ -101,16 +102,17 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
-	"storage":     (*App).parseStorage,
-	"journal":     (*App).parseJournal,
-	"admin_token": func(a *App, d *caddyfile.Dispenser) error { return oneArg(d, &a.AdminToken) },
-	"unpriced":    (*App).parseUnpriced,
-	"discount":    (*App).parseDiscount,
-	"billing":     (*App).parseBilling,
-	"provider":    (*App).parseProvider,
-	"price":       (*App).parsePrice,
-	"max_body":    (*App).parseMaxBody,
-	"drain":       (*App).parseDrain,
+	"storage":      (*App).parseStorage,
+	"journal":      (*App).parseJournal,
+	"admin_token":  func(a *App, d *caddyfile.Dispenser) error { return oneArg(d, &a.AdminToken) },
+	"unpriced":     (*App).parseUnpriced,
+	"discount":     (*App).parseDiscount,
+	"billing":      (*App).parseBilling,
+	"provider":     (*App).parseProvider,
+	"price":        (*App).parsePrice,
+	"max_body":     (*App).parseMaxBody,
+	"error_format": (*App).parseErrorFormat,
+	"drain":        (*App).parseDrain,
 	"default_max_tokens": func(a *App, d *caddyfile.Dispenser) error {
 		return positive(d, &a.DefaultMaxTokens)
 	},
@@ -315,6 +317,17 @@ func (a *App) parsePrice(d *caddyfile.Dispenser) error {
 	}
 	a.Prices = append(a.Prices, p)
 	return nil
+}
+
+func (a *App) parseErrorFormat(d *caddyfile.Dispenser) error {
+	if err := oneArg(d, &a.ErrorFormat); err != nil {
+		return err
+	}
+	switch a.ErrorFormat {
+	case errorFormatGateway, errorFormatProvider:
+		return nil
+	}
+	return d.Errf("unknown error format %q: use gateway or provider", a.ErrorFormat)
 }
 
 func (a *App) parseMaxBody(d *caddyfile.Dispenser) error {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/metering"
 )
 
 // refusal is an answer of the gateway's own to a proxy request. Its text is
@@ -78,12 +79,18 @@ func refuseSpending(err error) *refusal {
 	}
 }
 
+// errorProtocol is the protocol whose SDKs are to parse the gateway's errors;
+// "" for the gateway's own shape.
+func (c *call) errorProtocol() metering.Protocol {
+	if c.app.ErrorFormat == errorFormatProvider {
+		return c.protocol()
+	}
+	return ""
+}
+
 // write answers the client, unless a response has already begun.
-func (e *refusal) write(w http.ResponseWriter) {
-	body, err := json.Marshal(struct {
-		Error   string `json:"error"`
-		Message string `json:"message,omitempty"`
-	}{e.text, e.help})
+func (e *refusal) write(w http.ResponseWriter, protocol metering.Protocol) {
+	body, err := json.Marshal(e.body(protocol))
 	if err != nil {
 		body = []byte(`{"error":"internal error"}`)
 	}
@@ -96,4 +103,70 @@ func (e *refusal) write(w http.ResponseWriter) {
 	}
 	w.WriteHeader(e.status)
 	w.Write(body)
+}
+
+// body is the error in the shape of the protocol, or the gateway's own. The
+// text is always in it, as the code where the shape has one.
+func (e *refusal) body(protocol metering.Protocol) any {
+	message := e.text
+	if e.help != "" {
+		message += ": " + e.help
+	}
+	switch protocol {
+	case metering.OpenAI:
+		return map[string]any{"error": map[string]any{
+			"message": message, "type": e.openAIType(), "param": nil, "code": e.text,
+		}}
+	case metering.Anthropic:
+		return map[string]any{"type": "error", "error": map[string]any{
+			"type": e.anthropicType(), "message": message, "code": e.text,
+		}}
+	case metering.Gemini:
+		return map[string]any{"error": map[string]any{
+			"code": e.status, "message": message, "status": e.geminiStatus(),
+			"details": []any{map[string]any{"@type": "type.googleapis.com/google.rpc.ErrorInfo", "reason": e.text}},
+		}}
+	}
+	if e.help == "" {
+		return map[string]any{"error": e.text}
+	}
+	return map[string]any{"error": e.text, "message": e.help}
+}
+
+func (e *refusal) openAIType() string {
+	switch {
+	case e.status == http.StatusUnauthorized:
+		return "authentication_error"
+	case e.status == http.StatusForbidden:
+		return "permission_error"
+	case e.status == http.StatusTooManyRequests:
+		return "rate_limit_error"
+	case e.status >= http.StatusInternalServerError:
+		return "server_error"
+	}
+	return "invalid_request_error"
+}
+
+func (e *refusal) anthropicType() string {
+	switch {
+	case e.status == http.StatusRequestEntityTooLarge:
+		return "request_too_large"
+	case e.status >= http.StatusInternalServerError:
+		return "api_error"
+	}
+	return e.openAIType()
+}
+
+func (e *refusal) geminiStatus() string {
+	switch e.status {
+	case http.StatusUnauthorized:
+		return "UNAUTHENTICATED"
+	case http.StatusForbidden:
+		return "PERMISSION_DENIED"
+	case http.StatusTooManyRequests:
+		return "RESOURCE_EXHAUSTED"
+	case http.StatusServiceUnavailable, http.StatusBadGateway:
+		return "UNAVAILABLE"
+	}
+	return "INVALID_ARGUMENT"
 }

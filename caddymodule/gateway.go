@@ -23,6 +23,7 @@ func init() {
 // next handler. It needs the app `llm_gateway`.
 type Handler struct {
 	app *App
+	log accessLog
 }
 
 // CaddyModule returns the Caddy module information.
@@ -40,21 +41,24 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("the llm_gateway handler needs the global option llm_gateway: %w", err)
 	}
 	h.app = app.(*App)
+	h.log.log = ctx.Logger(caddyhttp.App{}).Named("log.access")
 	return nil
 }
 
 // ServeHTTP is the whole life of a request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	w, logged := h.log.guard(w, r)
+	defer logged()
 	c, refused := h.app.newCall(w, r)
 	switch {
 	case refused != nil:
-		refused.write(w)
+		refused.write(w, "")
 		return nil
 	case c == nil:
 		return next.ServeHTTP(w, r)
 	}
 	if err := c.engine.acquire(r.Context()); err != nil {
-		refuseLedger.because(err).write(w)
+		refuseLedger.because(err).write(w, c.errorProtocol())
 		return nil
 	}
 	defer c.engine.release()
@@ -153,7 +157,7 @@ func (c *call) refuse(refused *refusal) {
 		c.row.Latency = time.Since(c.row.At)
 		c.engine.record(&c.row)
 	}
-	refused.write(c.w)
+	refused.write(c.w, c.errorProtocol())
 }
 
 // Interface guards

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/caddyserver/caddy/v2"
+	_ "github.com/caddyserver/caddy/v2/modules/logging" // the access log's file
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/internal/sandbox"
@@ -32,6 +34,7 @@ type node struct {
 	url     string
 	sandbox *sandbox.Provider
 	app     *App
+	log     string // file for the access log; "" for none
 }
 
 // start runs a gateway with more options than the usual ones.
@@ -61,6 +64,10 @@ func (n *node) load(t *testing.T, dir, upstream, options string) {
 		l.Close()
 	}
 	_, port, _ := net.SplitHostPort(strings.TrimPrefix(n.url, "http://"))
+	access := ""
+	if n.log != "" {
+		access = "log {\noutput file " + filepath.ToSlash(n.log) + "\n}"
+	}
 	config, err := adapt(fmt.Sprintf(`{
 	admin off
 	persist_config off
@@ -110,12 +117,13 @@ func (n *node) load(t *testing.T, dir, upstream, options string) {
 }
 http://:%[4]s {
 	bind 127.0.0.1
+	%[5]s
 	route {
 		llm_gateway
 		respond "next handler" 418
 	}
 }
-`, filepath.ToSlash(dir), upstream, options, port))
+`, filepath.ToSlash(dir), upstream, options, port, access))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -298,6 +306,59 @@ func TestRefusals(t *testing.T) {
 	}
 	if served := n.sandbox.Totals(); served.Requests != 0 {
 		t.Errorf("the provider was sent %d refused requests", served.Requests)
+	}
+}
+
+func TestErrorsHaveTheShapeThatTheSDKsParse(t *testing.T) {
+	n := start(t, "error_format provider")
+	key := n.key(t, nil)
+	for _, test := range []struct{ path, body, want string }{
+		{chat, hello, `{"error":{"code":"insufficient_credits","message":"insufficient_credits","param":null,"type":"permission_error"}}`},
+		{messages, claude, `{"error":{"code":"insufficient_credits","message":"insufficient_credits","type":"permission_error"},"type":"error"}`},
+		{"/gemini/v1beta/models/gemini-2.5-pro:generateContent", `{"contents":[]}`, `{"error":{"code":403,"details":[{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"insufficient_credits"}],"message":"insufficient_credits","status":"PERMISSION_DENIED"}}`},
+		{"/local/chat/completions", `{`, `{"error":{"code":"invalid request body","message":"invalid request body","param":null,"type":"invalid_request_error"}}`},
+	} {
+		res := n.do(t, "POST", test.path, key, test.body)
+		if diff := cmp.Diff(test.want, read(t, res)); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.path, diff)
+		}
+		if res.Header.Get("X-Gateway-Error") == "" {
+			t.Errorf("%s: no X-Gateway-Error", test.path)
+		}
+	}
+}
+
+func TestAccessLogHidesKeys(t *testing.T) {
+	log := filepath.Join(t.TempDir(), "access.log")
+	n := &node{sandbox: sandbox.New(), log: log}
+	upstream := httptest.NewServer(n.sandbox)
+	defer upstream.Close()
+	n.load(t, t.TempDir(), upstream.URL, "")
+	n.buy(t, metering.USD)
+	key := n.key(t, nil)
+	const gemini = "/gemini/v1beta/models/gemini-2.5-flash:generateContent"
+	n.do(t, "POST", chat, key, hello)
+	n.do(t, "POST", messages, "", claude, "X-Api-Key", key)
+	n.do(t, "POST", gemini+"?alt=json&key="+key, "", `{"contents":[]}`)
+	n.do(t, "POST", gemini, "", `{"contents":[]}`, "X-Goog-Api-Key", key)
+	n.do(t, "GET", "/elsewhere?key="+unknownKey, "", "")
+	if err := caddy.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if lines := bytes.Count(b, []byte("handled request")); lines != 5 {
+		t.Errorf("%d lines for 5 requests:\n%s", lines, b)
+	}
+	if bytes.Contains(b, []byte(billing.KeyPrefix)) {
+		t.Errorf("a key is in the access log:\n%s", b)
+	}
+	for _, want := range []string{`"uri":"` + gemini + `?alt=json&key=REDACTED"`, `"X-Goog-Api-Key":["REDACTED"]`, `"status":418`} {
+		if !bytes.Contains(b, []byte(want)) {
+			t.Errorf("no %s in the access log:\n%s", want, b)
+		}
 	}
 }
 

@@ -30,6 +30,8 @@ type response struct {
 	ttfb     time.Duration
 	// ended tells that the provider's answer was read to its end.
 	ended bool
+	// torn tells that it ended in the middle of an event.
+	torn bool
 	// drained tells that the client left before the provider's last word.
 	drained bool
 	// failure is what cut the answer short.
@@ -111,6 +113,7 @@ func (c *call) relayEvents(events *sse.Reader) {
 // reports whether the client gets to see the event.
 func (c *call) meterEvent(event sse.Event) bool {
 	meter := c.response.meter
+	c.response.torn = event.Incomplete
 	if len(event.Data) > 0 {
 		meter.Read(event.Data)
 	}

@@ -68,6 +68,8 @@ func (c *call) finishRow() {
 		row.Error = "upstream response broke off"
 	case reading.Failed:
 		row.Error = "upstream error in response"
+	case c.response.torn:
+		row.Error = "upstream response ended early"
 	}
 }
 
