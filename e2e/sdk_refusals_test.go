@@ -3,11 +3,13 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 
 	"github.com/anthropics/anthropic-sdk-go/v2"
+	"github.com/openai/openai-go/v3"
 	"google.golang.org/genai"
 )
 
@@ -25,36 +27,50 @@ var refusals = map[string]refusal{
 }
 
 // TestSDKsShowRefusals checks that the gateway's own errors reach developers
-// as errors of their SDK, with the gateway's words, and cost nothing. The
+// as typed errors of their SDK, with the gateway's words, and cost nothing. The
 // organization has no credits.
 func TestSDKsShowRefusals(t *testing.T) {
 	t.Parallel()
 	onEachStore(t, func(t *testing.T, storage string) {
-		w := newWorld(t, storage)
-		keys := w.refusedKeys(t)
-		for sdk, call := range map[string]func(context.Context, string) (sdkError, error){
-			"openai":    w.callOpenAI,
-			"anthropic": w.callAnthropic,
-			"gemini":    w.callGemini,
-		} {
-			for name, want := range refusals {
-				t.Run("go/"+sdk+"/"+name, func(t *testing.T) {
-					got, err := call(t.Context(), keys[name])
-					if err != nil {
-						t.Fatalf("error is %T, want the SDK's own: %v", err, err)
-					}
-					if got.status != want.Status || !strings.Contains(got.text, want.Message) {
-						t.Errorf("got %d %q, want %d %q", got.status, got.text, want.Status, want.Message)
-					}
-					w.checkNotCharged(t, got.requestID)
-				})
-			}
-		}
-		w.runJavaScript(t, keys, "refusals")
-		if served := w.sandbox.Totals().Requests; served != 0 {
-			t.Errorf("%d refused requests reached the provider", served)
+		for _, format := range []string{"gateway", "provider"} {
+			t.Run("error_format "+format, func(t *testing.T) {
+				w := newWorld(t, storage, "error_format "+format)
+				w.checkRefusals(t, format)
+			})
 		}
 	})
+}
+
+func (w *world) checkRefusals(t *testing.T, format string) {
+	t.Helper()
+	keys := w.refusedKeys(t)
+	calls := map[string]func(context.Context, string) (sdkError, error){
+		"openai":    w.callOpenAI,
+		"anthropic": w.callAnthropic,
+		"gemini":    w.callGemini,
+	}
+	if format == "gateway" {
+		// OpenAI's SDK for Go makes typed errors of its provider's shape only.
+		calls["openai"] = w.callOpenAIUntyped
+	}
+	for sdk, call := range calls {
+		for name, want := range refusals {
+			t.Run("go/"+sdk+"/"+name, func(t *testing.T) {
+				got, err := call(t.Context(), keys[name])
+				if err != nil {
+					t.Fatalf("error is %T, want the SDK's own: %v", err, err)
+				}
+				if got.status != want.Status || !strings.Contains(got.text, want.Message) {
+					t.Errorf("got %d %q, want %d %q", got.status, got.text, want.Status, want.Message)
+				}
+				w.checkNotCharged(t, got.requestID)
+			})
+		}
+	}
+	w.runJavaScript(t, keys, "refusals")
+	if served := w.sandbox.Totals().Requests; served != 0 {
+		t.Errorf("%d refused requests reached the provider", served)
+	}
 }
 
 // refusedKeys are keys that the gateway refuses, by the names in refusals.
@@ -76,10 +92,22 @@ type sdkError struct {
 	requestID string
 }
 
-// callOpenAI reads the answer beside the error: OpenAI's SDK for Go makes typed
-// errors of its own provider's shape only, and of any other an error that
-// complains about the shape.
 func (w *world) callOpenAI(ctx context.Context, key string) (sdkError, error) {
+	client, ids := w.openAI(key)
+	_, err := client.Chat.Completions.New(ctx, chatParams("gpt-4o"))
+	var typed *openai.Error
+	if !errors.As(err, &typed) {
+		return sdkError{}, err
+	}
+	if typed.Code != typed.Message {
+		return sdkError{}, fmt.Errorf("code %q, message %q", typed.Code, typed.Message)
+	}
+	return sdkError{typed.StatusCode, typed.Message, ids.take()}, nil
+}
+
+// callOpenAIUntyped reads the answer beside the error, which complains about
+// the shape of the answer instead of telling what it says.
+func (w *world) callOpenAIUntyped(ctx context.Context, key string) (sdkError, error) {
 	client, ids := w.openAI(key)
 	_, err := client.Chat.Completions.New(ctx, chatParams("gpt-4o"))
 	if err == nil {

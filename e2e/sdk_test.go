@@ -24,7 +24,7 @@ type world struct {
 func TestSDKs(t *testing.T) {
 	t.Parallel()
 	onEachStore(t, func(t *testing.T, storage string) {
-		w := newWorld(t, storage)
+		w := newWorld(t, storage, "")
 		w.buyCredits(t, "starter")
 		t.Run("go", func(t *testing.T) {
 			t.Run("openai", w.testOpenAI)
@@ -36,10 +36,10 @@ func TestSDKs(t *testing.T) {
 	})
 }
 
-func newWorld(t *testing.T, storage string) *world {
+func newWorld(t *testing.T, storage, options string) *world {
 	t.Helper()
 	provider := sandbox.New()
-	g := startGateway(t, config{storage: storage, upstream: serve(t, provider)})
+	g := startGateway(t, config{storage: storage, upstream: serve(t, provider), extra: options})
 	return &world{gateway: g, sandbox: provider, key: g.createKey(t, "sdk", nil)}
 }
 
