@@ -81,7 +81,8 @@ func (c *call) relayEvents(events *sse.Reader) {
 	c.row.Streaming = true
 	c.w.Header().Del("Content-Length")
 	c.w.WriteHeader(c.row.Status)
-	out := newFlusher(c.w)
+	out := newOutbox(c.w)
+	defer out.release()
 	for first := true; ; first = false {
 		event, err := events.Next()
 		if err != nil {
@@ -94,18 +95,16 @@ func (c *call) relayEvents(events *sse.Reader) {
 		if first {
 			c.response.ttfb = time.Since(c.row.At)
 		}
-		if !c.meterEvent(event) {
-			continue
+		if c.meterEvent(event) {
+			out.add(event.Raw)
 		}
-		out.write(event.Raw)
 		if !events.Ready() {
-			out.flush()
+			out.send()
 		}
 	}
 	// The end of the response is the last word of a stream that has none of
 	// its own.
 	c.settle()
-	out.flush()
 	c.endResponse()
 }
 
@@ -170,15 +169,13 @@ var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 // relayRaw passes on what is not metered, as it comes.
 func (c *call) relayRaw(body io.Reader) {
 	c.w.WriteHeader(c.row.Status)
-	out := newFlusher(c.w)
-	buffer := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(buffer)
+	out := newOutbox(c.w)
+	defer out.release()
+	buffer := (*out.pending)[:maxPending]
 	for {
-		n, err := body.Read(*buffer)
-		if n > 0 {
-			out.write((*buffer)[:n])
-			out.flush()
-		}
+		n, err := body.Read(buffer)
+		*out.pending = buffer[:n]
+		out.send()
 		if err == nil {
 			if out.err != nil && c.endpoint.Billing == metering.Free {
 				break // nothing to learn from the rest
@@ -194,8 +191,6 @@ func (c *call) relayRaw(body io.Reader) {
 	c.endResponse()
 }
 
-var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
-
 // endResponse tells the client by its connection when the provider's answer
 // broke off, as the provider did.
 func (c *call) endResponse() {
@@ -204,31 +199,55 @@ func (c *call) endResponse() {
 	}
 }
 
-// flusher writes to a client until that fails, and from then on nowhere.
-type flusher struct {
+// outbox sends to a client until that fails, and from then on nowhere. What
+// is added between two sends goes out in one write.
+type outbox struct {
 	w       http.ResponseWriter
 	control *http.ResponseController
+	pending *[]byte
 	err     error
-	dirty   bool
 }
 
-func newFlusher(w http.ResponseWriter) flusher {
-	return flusher{w: w, control: http.NewResponseController(w)}
+// maxPending is how much is gathered at most: what a provider sends in one
+// piece is rarely more.
+const maxPending = 32 << 10
+
+func newOutbox(w http.ResponseWriter) *outbox {
+	return &outbox{w: w, control: http.NewResponseController(w), pending: copyBuffers.Get().(*[]byte)}
 }
 
-func (f *flusher) write(b []byte) {
-	if f.err == nil {
-		_, f.err = f.w.Write(b)
-		f.dirty = true
+// release gives the outbox's memory back; it is not used after that.
+func (o *outbox) release() {
+	*o.pending = (*o.pending)[:0]
+	copyBuffers.Put(o.pending)
+}
+
+func (o *outbox) add(b []byte) {
+	if len(*o.pending)+len(b) <= maxPending {
+		*o.pending = append(*o.pending, b...)
+		return
+	}
+	o.write(*o.pending)
+	*o.pending = (*o.pending)[:0]
+	o.write(b)
+}
+
+func (o *outbox) write(b []byte) {
+	if o.err == nil && len(b) > 0 {
+		_, o.err = o.w.Write(b)
 	}
 }
 
-func (f *flusher) flush() {
-	if f.err == nil && f.dirty {
-		f.err = f.control.Flush()
-		f.dirty = false
+// send passes on all that was added, now.
+func (o *outbox) send() {
+	o.write(*o.pending)
+	*o.pending = (*o.pending)[:0]
+	if o.err == nil {
+		o.err = o.control.Flush()
 	}
 }
+
+var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 0, maxPending); return &b }}
 
 // decode undoes a content encoding that the provider used without being
 // asked to.
