@@ -134,7 +134,7 @@ func (a *api) answerPanic(w http.ResponseWriter, r *http.Request) {
 	if cause == nil {
 		return
 	}
-	if cause == http.ErrAbortHandler {
+	if cause == http.ErrAbortHandler { //nolint:errorlint // net/http, too, knows it by identity
 		panic(cause)
 	}
 	a.gateway.Logger().Error("panic in the management API",

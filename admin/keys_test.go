@@ -92,6 +92,7 @@ func TestFieldsOfANewKey(t *testing.T) {
 	}
 }
 
+//nolint:tparallel // the group is waited for, so that what it must not do can be checked
 func TestFaultyKeysAreRefusedByField(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, newGateway(t))

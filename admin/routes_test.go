@@ -246,7 +246,7 @@ func TestAbortedHandlerStaysAborted(t *testing.T) {
 	g.purchaser = panickyPurchaser{http.ErrAbortHandler}
 	c := newClient(t, g)
 	defer func() {
-		if cause := recover(); cause != http.ErrAbortHandler {
+		if cause := recover(); cause != http.ErrAbortHandler { //nolint:errorlint // net/http, too, knows it by identity
 			t.Errorf("the panic is %v, want http.ErrAbortHandler", cause)
 		}
 	}()

@@ -39,6 +39,10 @@ func main() {
 	flag.IntVar(&b.chats, "chats", 10_000, "chat requests in each round")
 	flag.IntVar(&b.streams, "streams", 2_000, "streams in each round")
 	flag.Parse()
+	if b.store != "sqlite" && b.store != "postgres" {
+		fmt.Fprintf(os.Stderr, "bench: unknown store %q: use sqlite or postgres\n", b.store)
+		os.Exit(2)
+	}
 	if err := b.run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -51,6 +55,7 @@ type bench struct {
 	chats, streams      int
 
 	gateway *exec.Cmd
+	dir     string // for the books and the journal
 	admin   string // Caddy's admin endpoint
 	key     string
 }
@@ -75,8 +80,23 @@ func (b *bench) run() error {
 	if err != nil {
 		return err
 	}
-	go http.Serve(upstream, sandbox.New())
-	sides, err := b.start(upstream.Addr().String())
+	server := &http.Server{Handler: sandbox.New()}
+	defer func() { _ = server.Close() }()
+	go func() { _ = server.Serve(upstream) }() // until Close
+	if b.dir, err = os.MkdirTemp("", "bench"); err != nil {
+		return err
+	}
+	defer func() { _ = os.RemoveAll(b.dir) }()
+	storage := "sqlite " + filepath.Join(b.dir, "gateway.db")
+	if b.store == "postgres" {
+		dsn, stop, err := pgtest.Start()
+		if err != nil {
+			return err
+		}
+		defer stop()
+		storage = `postgres "` + dsn + `"`
+	}
+	sides, err := b.start(upstream.Addr().String(), storage)
 	if err != nil {
 		return err
 	}
@@ -198,19 +218,7 @@ func cpuSeconds(pid int) (float64, error) {
 }
 
 // start runs the gateway with both sides configured.
-func (b *bench) start(upstream string) (sides [2]side, err error) {
-	dir, err := os.MkdirTemp("", "bench")
-	if err != nil {
-		return sides, err
-	}
-	storage := "sqlite " + filepath.Join(dir, "gateway.db")
-	if b.store == "postgres" {
-		dsn, _, err := pgtest.Start()
-		if err != nil {
-			return sides, err
-		}
-		storage = `postgres "` + dsn + `"`
-	}
+func (b *bench) start(upstream, storage string) (sides [2]side, err error) {
 	var ports [3]string
 	for i := range ports {
 		if ports[i], err = freePort(); err != nil {
@@ -218,9 +226,10 @@ func (b *bench) start(upstream string) (sides [2]side, err error) {
 		}
 	}
 	b.admin = "127.0.0.1:" + ports[2]
-	config := filepath.Join(dir, "Caddyfile")
+	config := filepath.Join(b.dir, "Caddyfile")
 	err = os.WriteFile(config, fmt.Appendf(nil, `{
 	admin %s
+	persist_config off
 	log {
 		level ERROR
 	}
@@ -245,7 +254,7 @@ http://127.0.0.1:%s {
 http://127.0.0.1:%s {
 	reverse_proxy %s
 }
-`, b.admin, storage, filepath.Join(dir, "journal"), operatorToken, upstream, ports[0], ports[1], upstream), 0o600)
+`, b.admin, storage, filepath.Join(b.dir, "journal"), operatorToken, upstream, ports[0], ports[1], upstream), 0o600)
 	if err != nil {
 		return sides, err
 	}
@@ -266,15 +275,16 @@ http://127.0.0.1:%s {
 }
 
 func (b *bench) stop() {
-	b.gateway.Process.Signal(os.Interrupt)
-	b.gateway.Wait()
+	// It may have ended by itself; then there is nothing to stop.
+	_ = b.gateway.Process.Signal(os.Interrupt)
+	_ = b.gateway.Wait()
 }
 
 // setUp waits for the gateway, buys credits and makes a key.
 func (b *bench) setUp(gateway string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	for b.flush() != nil {
+	for !serves(gateway) {
 		select {
 		case <-ctx.Done():
 			return errors.New("the gateway did not start")
@@ -294,6 +304,15 @@ func (b *bench) setUp(gateway string) error {
 	err = json.Unmarshal(created, &answer)
 	b.key = answer.Key
 	return err
+}
+
+func serves(gateway string) bool {
+	res, err := http.Get(gateway + "/v1/openapi.json")
+	if err != nil {
+		return false
+	}
+	defer res.Body.Close()
+	return res.StatusCode == http.StatusOK
 }
 
 func manage(url, body string) ([]byte, error) {
@@ -317,7 +336,8 @@ func manage(url, body string) ([]byte, error) {
 
 // flush waits until all settlements are in the store.
 func (b *bench) flush() error {
-	res, err := http.Post("http://"+b.admin+"/llm_gateway/flush", "", nil)
+	client := http.Client{Timeout: time.Minute}
+	res, err := client.Post("http://"+b.admin+"/llm_gateway/flush", "", nil)
 	if err != nil {
 		return err
 	}
@@ -333,7 +353,6 @@ func freePort() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer l.Close()
 	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
+	return port, errors.Join(err, l.Close())
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -75,6 +76,32 @@ func optionNames(t reflect.Type) []string {
 		names = append(names, optionNames(field.Type)...)
 	}
 	return names
+}
+
+func TestTroubleshootingNamesEveryErrorAndMetric(t *testing.T) {
+	t.Parallel()
+	document, err := os.ReadFile("../docs/troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for file, name := range map[string]*regexp.Regexp{
+		"errors.go":  regexp.MustCompile(`refusal\{.*text: "([^"]+)"`),
+		"metrics.go": regexp.MustCompile(`Name: +"([^"]+)"`),
+	} {
+		source, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		names := name.FindAllStringSubmatch(string(source), -1)
+		if len(names) < 5 {
+			t.Fatalf("found only %d names in %s", len(names), file)
+		}
+		for _, match := range names {
+			if !strings.Contains(string(document), "| `"+match[1]+"` |") {
+				t.Errorf("docs/troubleshooting.md does not have a line for %s", match[1])
+			}
+		}
+	}
 }
 
 // TestDocumentedCaddyfilesLoad loads every Caddyfile in the documents. What is

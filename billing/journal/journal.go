@@ -118,8 +118,7 @@ func Open(dir string, options Options) (*Journal, *Recovered, error) {
 	j := &Journal{dir: dir, options: options, lock: lock, stop: make(chan struct{}), stopped: make(chan struct{})}
 	recovered, err := j.load()
 	if err != nil {
-		lock.Close()
-		return nil, nil, err
+		return nil, nil, errors.Join(err, lock.Close())
 	}
 	go j.syncLoop()
 	return j, recovered, nil
@@ -236,7 +235,7 @@ func (j *Journal) Posted(segments ...billing.Segment) {
 	for len(j.segments) > 1 && j.segments[0].pending <= 0 {
 		old := j.segments[0]
 		if old.file != nil {
-			old.file.Close()
+			_ = old.file.Close() // all that it holds is in the store
 		}
 		if err := os.Remove(j.path(old.id)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return // tried again with the next batch

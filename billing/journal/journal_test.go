@@ -170,7 +170,7 @@ func TestTornTailIsCutAtTheLastGoodRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	size := (len(whole) - len(header)) / 3
-	for cut := range len(whole) {
+	for cut := range whole {
 		var got []billing.Settlement
 		_, err := readSegment(whole[:cut], func(_ billing.RecordKind, s billing.Settlement) { got = append(got, s) })
 		complete := max(0, (cut-len(header))/size)
