@@ -56,6 +56,7 @@ func (a *App) newCall(w http.ResponseWriter, r *http.Request) (*call, *refusal) 
 		if reserved[name] || findSecret(r, nil) == "" {
 			return nil, nil
 		}
+		w.Header().Set("X-Request-Id", billing.NewID("req", time.Now()))
 		return nil, &refuseUnknownProvider
 	}
 	now := time.Now()

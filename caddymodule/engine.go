@@ -66,8 +66,23 @@ type engineConfig struct {
 }
 
 // loadEngine returns the engine for a configuration without opening it, as
-// provisioning must not touch databases. Each call needs one releaseEngine.
+// provisioning must not touch databases. Each call needs one engines.Delete.
+//
+// A reload cannot take half of a running engine: two that share a journal, or
+// a database that each believes to be its own, would spend the same money.
 func loadEngine(config engineConfig) (*engine, error) {
+	var shared error
+	engines.Range(func(key, _ any) bool {
+		other := key.(engineConfig)
+		if other != config && (other.journalDir == config.journalDir || other.storage == config.storage) {
+			shared = errors.New("storage and journal cannot be changed apart from each other, or journal sync at all, " +
+				"while the gateway runs: restart it")
+		}
+		return shared == nil
+	})
+	if shared != nil {
+		return nil, shared
+	}
 	e, _, err := engines.LoadOrNew(config, func() (caddy.Destructor, error) {
 		return &engine{
 			config: config,

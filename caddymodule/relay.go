@@ -150,6 +150,7 @@ func (c *call) relayWhole(body io.Reader) {
 		c.w.WriteHeader(c.row.Status)
 		_, copyErr := io.Copy(c.w, io.MultiReader(buffer, body))
 		c.response.failure = errors.Join(fmt.Errorf("response of more than %d bytes", maxMeteredBody), copyErr)
+		c.response.meter = nil // it has not read anything
 		c.settle()
 		return
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"io"
 	"net/http"
-	"net/http/httptrace"
 	"net/textproto"
 	"strings"
 	"sync/atomic"
@@ -17,10 +16,10 @@ import (
 // upstream is a request under way to the provider. It goes on when the client
 // leaves, for as long as it may take to learn what the request cost.
 type upstream struct {
-	cancel     context.CancelFunc
-	clientGone context.Context // the client's own context
-	unwatch    func() bool
-	sent       atomic.Bool // the request has reached the connection
+	cancel  context.CancelFunc
+	client  <-chan struct{} // closed when the client has left
+	unwatch func() bool
+	sent    atomic.Bool // the transport has begun to send the body
 }
 
 // stop ends the request to the provider and all that watches it.
@@ -30,13 +29,20 @@ func (u *upstream) stop() {
 }
 
 // gone tells whether the client has left.
-func (u *upstream) gone() bool { return u.clientGone.Err() != nil }
+func (u *upstream) gone() bool {
+	select {
+	case <-u.client:
+		return true
+	default:
+		return false
+	}
+}
 
 // send forwards the request and returns the provider's answer, whatever its
 // status.
 func (c *call) send() (*http.Response, *refusal) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(c.r.Context()))
-	u := &upstream{cancel: cancel, clientGone: c.r.Context()}
+	u := &upstream{cancel: cancel, client: c.r.Context().Done()}
 	drain := time.Duration(c.app.Drain)
 	u.unwatch = context.AfterFunc(c.r.Context(), func() { time.AfterFunc(drain, cancel) })
 	c.response.upstream = u
@@ -44,9 +50,6 @@ func (c *call) send() (*http.Response, *refusal) {
 	// Placeholders in the transport's options must not reach the variables of
 	// the client's request.
 	ctx = context.WithValue(ctx, caddyhttp.VarsCtxKey, map[string]any{})
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		WroteHeaders: func() { u.sent.Store(true) },
-	})
 	c.row.Attempts++
 	res, err := c.provider.transport.RoundTrip(c.outgoing(ctx))
 	switch {
@@ -58,6 +61,31 @@ func (c *call) send() (*http.Response, *refusal) {
 		c.row.Status, c.row.Error = refuseUpstream.status, refuseUpstream.text
 	}
 	return nil, refuseUpstream.because(err)
+}
+
+// outgoingBody is a buffered request body. It notes when the transport takes
+// the first of it: before that, nothing of the request has left the gateway.
+type outgoingBody struct {
+	bytes.Reader
+	sent *atomic.Bool
+}
+
+func (b *outgoingBody) Read(p []byte) (int, error) {
+	b.sent.Store(true)
+	return b.Reader.Read(p)
+}
+
+func (b *outgoingBody) WriteTo(w io.Writer) (int64, error) {
+	b.sent.Store(true)
+	return b.Reader.WriteTo(w)
+}
+
+func (b *outgoingBody) Close() error { return nil }
+
+func (c *call) newOutgoingBody() io.ReadCloser {
+	b := &outgoingBody{sent: &c.response.upstream.sent}
+	b.Reset(c.body)
+	return b
 }
 
 // outgoing builds the provider's request out of the client's.
@@ -75,8 +103,8 @@ func (c *call) outgoing(ctx context.Context) *http.Request {
 	case c.streamed && c.r.ContentLength != 0:
 		out.Body, out.ContentLength = c.r.Body, c.r.ContentLength
 	case len(c.body) > 0:
-		out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(c.body)), int64(len(c.body))
-		out.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(c.body)), nil }
+		out.Body, out.ContentLength = c.newOutgoingBody(), int64(len(c.body))
+		out.GetBody = func() (io.ReadCloser, error) { return c.newOutgoingBody(), nil }
 	}
 	return out
 }
