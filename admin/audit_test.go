@@ -49,14 +49,18 @@ func TestAuditOfOthersIsNotFound(t *testing.T) {
 func TestAuditIsSelected(t *testing.T) {
 	t.Parallel()
 	c := usageBooks(t)
-	for query, want := range map[string][]string{
-		"":                               {"r4", "r3", "r2", "r1"},
-		"?from=2026-11-02&to=2026-11-03": {"r3", "r2"},
-		"?key_id=key_b":                  {"r2"},
-		"?provider=anthropic":            {"r3"},
-		"?model=gpt-4o&limit=2":          {"r4", "r2"},
-		"?model=gpt-4o&key_id=key_a&to=2026-11-03": {"r1"},
+	for query, days := range map[string][]int{
+		"":                               {4, 3, 2, 1},
+		"?from=2026-11-02&to=2026-11-03": {3, 2},
+		"?key_id=key_b":                  {2},
+		"?provider=anthropic":            {3},
+		"?model=gpt-4o&limit=2":          {4, 2},
+		"?model=gpt-4o&key_id=key_a&to=2026-11-03": {1},
 	} {
+		var want []string
+		for _, d := range days {
+			want = append(want, idOfDay(d))
+		}
 		ids, _ := c.ids("/v1/audit"+query, "request_id")
 		if diff := cmp.Diff(want, ids); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", query, diff)

@@ -47,6 +47,9 @@ func (g *testGateway) post(t *testing.T, batch ...billing.Settlement) {
 
 func day(d, hour int) time.Time { return time.Date(2026, 11, d, hour, 0, 0, 0, time.UTC) }
 
+// idOfDay returns the id of a request at noon of a day in November.
+func idOfDay(d int) string { return billing.IDFloor(billing.RequestIDPrefix, day(d, 12)) }
+
 // usageBooks has five requests: 100, 200, 300 and 400 nano-USD on November 1
 // to 4 at noon, at 20 % below market, and one of another organization.
 func usageBooks(t *testing.T) client {
@@ -55,13 +58,13 @@ func usageBooks(t *testing.T) client {
 	c := newClient(t, g)
 	var batch []billing.Settlement
 	for i := range 4 {
-		s := request(fmt.Sprintf("r%d", i+1), "key_a", day(i+1, 12), billing.Money(100*(i+1)))
+		s := request(idOfDay(i+1), "key_a", day(i+1, 12), billing.Money(100*(i+1)))
 		s.MarketCost = s.Cost * 5 / 4
 		batch = append(batch, s)
 	}
 	batch[1].KeyID = "key_b"
 	batch[2].Provider, batch[2].Model = "anthropic", "claude-sonnet-4-5"
-	foreign := request("r9", "key_a", day(2, 12), 5000)
+	foreign := request(idOfDay(2), "key_a", day(2, 12), 5000)
 	foreign.OrganizationID = otherOrg
 	g.post(t, append(batch, foreign)...)
 	return c

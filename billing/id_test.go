@@ -44,3 +44,34 @@ func TestNewIDDoesNotRepeatWithinAMillisecond(t *testing.T) {
 		t.Errorf("%d ids of %d are distinct", len(seen), n)
 	}
 }
+
+func TestIDFloorIsTheLeastIDOfItsMillisecond(t *testing.T) {
+	t.Parallel()
+	for _, at := range []time.Time{
+		time.Unix(0, 0),
+		time.Date(2026, 11, 18, 12, 30, 0, 999_999_999, time.UTC),
+		time.Date(9999, 12, 31, 23, 59, 59, 999_999_999, time.UTC),
+	} {
+		floor, next := IDFloor("r", at), IDFloor("r", at.Add(time.Millisecond))
+		if got := IDFloor("r", at.Truncate(time.Millisecond)); got != floor {
+			t.Errorf("%v: floor is %q, of its millisecond %q", at, floor, got)
+		}
+		for range 100 {
+			if id := NewID("r", at); id < floor || id >= next {
+				t.Fatalf("%v: %q is not from %q to %q", at, id, floor, next)
+			}
+		}
+	}
+}
+
+func TestTimesBefore1970CountAsItsBeginning(t *testing.T) {
+	t.Parallel()
+	for _, at := range []time.Time{{}, time.Date(1969, 7, 20, 20, 17, 0, 0, time.UTC)} {
+		if got, want := IDFloor("r", at), IDFloor("r", time.Unix(0, 0)); got != want {
+			t.Errorf("%v: floor is %q, want %q", at, got, want)
+		}
+		if id, next := NewID("r", at), IDFloor("r", time.UnixMilli(1)); id >= next {
+			t.Errorf("%v: %q does not sort before %q", at, id, next)
+		}
+	}
+}

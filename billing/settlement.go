@@ -10,6 +10,9 @@ import (
 // if it cost anything, its debit. It never holds content of prompts or
 // completions.
 type Settlement struct {
+	// RequestID is NewID(RequestIDPrefix, At), unique in the organization.
+	// Stores look for times by the ids: a request whose id is of another time
+	// is missed by those who ask for a range of time.
 	RequestID      string
 	OrganizationID string
 	KeyID          string

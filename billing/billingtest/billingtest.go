@@ -96,9 +96,26 @@ func newKey(id, org string, limit *billing.Money, reset billing.Period) billing.
 	}
 }
 
-// requestID returns ids that sort like their numbers, as those of the gateway
-// sort like their times.
-func requestID(n int) string { return fmt.Sprintf("req_%026d", n) }
+// requestTime returns when the numbered request arrives.
+func requestTime(n int) time.Time { return noon.Add(time.Duration(n) * time.Microsecond) }
+
+// requestID returns the numbered request's id.
+func requestID(n int) string { return requestIDAt(n, requestTime(n)) }
+
+// requestIDAt returns an id of the given time, as the gateway makes them. Those
+// of one millisecond sort like their numbers.
+func requestIDAt(n int, at time.Time) string {
+	const digits = 16 // that are random otherwise
+	floor := billing.IDFloor(billing.RequestIDPrefix, at)
+	return fmt.Sprintf("%s%0*d", floor[:len(floor)-digits], digits, n)
+}
+
+// settlementAt returns the numbered settlement as of another time.
+func settlementAt(n int, at time.Time, cost billing.Money) billing.Settlement {
+	s := settlement(n, cost)
+	s.RequestID, s.At = requestIDAt(n, at), at
+	return s
+}
 
 // settlement returns a settlement with all fields set, of its number's id.
 func settlement(n int, cost billing.Money) billing.Settlement {
@@ -107,7 +124,7 @@ func settlement(n int, cost billing.Money) billing.Settlement {
 		OrganizationID: org,
 		KeyID:          key,
 		KeyName:        "Name of " + key,
-		At:             noon.Add(time.Duration(n) * time.Microsecond),
+		At:             requestTime(n),
 		Provider:       "openai",
 		Model:          "gpt-4o",
 		Endpoint:       "chat/completions",

@@ -187,10 +187,10 @@ func (m *model) giveAllBack(node string) string {
 }
 
 func (m *model) newSettlement() billing.Settlement {
-	r := settlement(len(m.requests), m.amount(8))
+	at := noon.AddDate(0, 0, m.random.IntN(2)).Add(time.Duration(m.random.IntN(300)) * time.Minute)
+	r := settlementAt(len(m.requests), at, m.amount(8))
 	r.OrganizationID = pick(m.random, []string{org, other})
 	r.KeyID = pick(m.random, modelKeys[r.OrganizationID])
-	r.At = noon.AddDate(0, 0, m.random.IntN(2)).Add(time.Duration(m.random.IntN(300)) * time.Minute)
 	r.Provider = pick(m.random, []string{"openai", "gemini"})
 	r.Recovered = m.random.IntN(5) == 0
 	m.requests = append(m.requests, r)
@@ -344,11 +344,12 @@ func (m *model) compareReports() {
 		rows, err := m.store.Requests(m.t.Context(), o, billing.Filter{}, billing.Page{Limit: 10_000})
 		check(m.t, err)
 		var requests []billing.Settlement
-		for _, r := range slices.Backward(m.requests) {
+		for _, r := range m.requests {
 			if r.OrganizationID == o {
 				requests = append(requests, r)
 			}
 		}
+		slices.SortFunc(requests, newestFirst)
 		equal(m.t, "requests of "+o, rows, requests)
 	}
 }

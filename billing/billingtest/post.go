@@ -2,6 +2,7 @@ package billingtest
 
 import (
 	"math"
+	"math/rand/v2"
 	"reflect"
 	"strings"
 	"testing"
@@ -18,6 +19,8 @@ func testPost(t *testing.T, open Open) {
 		"an empty batch is nothing":                       func(t *testing.T, s billing.Store) { post(t, s, node) },
 		"the same settlement again changes nothing":       repeats,
 		"other content is a conflict and changes nothing": conflicts,
+		"request ids are an organization's own":           keepsIDsApart,
+		"known settlements are found among many":          findsKnown,
 		"a recovered settlement never conflicts":          recovers,
 		"unknown organizations and keys are booked":       postsUnknown,
 		"bytes that are no text do not block a batch":     postsAnyBytes,
@@ -113,11 +116,9 @@ func conflicts(t *testing.T, s billing.Store) {
 	first := settlement(1, usd)
 	changed := first
 	changed.UserAgent = "another"
-	foreign := first
-	foreign.OrganizationID = other
 	post(t, s, node, first)
 
-	got, err := s.Post(t.Context(), node, []billing.Settlement{changed, settlement(2, 2*usd), foreign})
+	got, err := s.Post(t.Context(), node, []billing.Settlement{changed, settlement(2, 2*usd), changed})
 	check(t, err)
 	equal(t, "conflicts", got, []string{first.RequestID, first.RequestID})
 
@@ -131,7 +132,52 @@ func conflicts(t *testing.T, s billing.Store) {
 	check(t, err)
 	equal(t, "first settlement", stored, first)
 	equal(t, "balance", balanceOf(t, s, org), -4*usd)
-	equal(t, "balance of the other", balanceOf(t, s, other), 0)
+	balanced(t, s)
+}
+
+func keepsIDsApart(t *testing.T, s billing.Store) {
+	foreign := settlement(1, 2*usd)
+	foreign.OrganizationID = other
+	post(t, s, node, settlement(1, usd))
+	post(t, s, node, settlement(2, usd), foreign, settlement(1, usd), foreign)
+
+	got, err := s.Request(t.Context(), other, foreign.RequestID)
+	check(t, err)
+	equal(t, "the other's request", got, foreign)
+	equal(t, "balances", []billing.Money{balanceOf(t, s, org), balanceOf(t, s, other)}, []billing.Money{-2 * usd, -2 * usd})
+	balanced(t, s)
+}
+
+// findsKnown posts batches of many sizes, in which some settlements are known.
+func findsKnown(t *testing.T, s billing.Store) {
+	random := rand.New(rand.NewPCG(3, 3))
+	var spent billing.Money
+	posted := 0
+	for _, size := range []int{300, 65, 64, 200, 63, 130} {
+		var batch []billing.Settlement
+		var want []string
+		for range size {
+			if posted == 0 || random.IntN(50) > 0 {
+				batch = append(batch, settlement(posted, usd))
+				spent += usd
+				posted++
+				continue
+			}
+			known := settlement(random.IntN(posted), usd) // perhaps of this very batch
+			if random.IntN(2) == 0 {
+				known.Status = 500
+				want = append(want, known.RequestID)
+			}
+			batch = append(batch, known)
+		}
+		got, err := s.Post(t.Context(), node, batch)
+		check(t, err)
+		equal(t, "conflicts", got, want)
+		equal(t, "balance", balanceOf(t, s, org), -spent)
+	}
+	rows, err := s.Requests(t.Context(), org, billing.Filter{}, billing.Page{Limit: 2 * posted})
+	check(t, err)
+	equal(t, "number of requests", len(rows), posted)
 	balanced(t, s)
 }
 
@@ -212,11 +258,9 @@ func refusesBatches(t *testing.T, s billing.Store) {
 
 func booksPeriods(t *testing.T, s billing.Store) {
 	// Around New Year, which is a Friday: another day, month, but not week.
-	before, after := settlement(1, usd), settlement(2, 2*usd)
-	before.At = time.Date(2026, 12, 31, 23, 59, 59, 999999999, time.UTC)
-	after.At = time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC)
-	ancient := settlement(3, 4*usd)
-	ancient.At = time.Date(1969, 7, 20, 20, 17, 0, 0, time.UTC)
+	before := settlementAt(1, time.Date(2026, 12, 31, 23, 59, 59, 999999999, time.UTC), usd)
+	after := settlementAt(2, time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC), 2*usd)
+	ancient := settlementAt(3, time.Date(1969, 7, 20, 20, 17, 0, 0, time.UTC), 4*usd)
 	post(t, s, node, before, after, ancient)
 	balanced(t, s)
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -57,14 +58,14 @@ func listsRequests(t *testing.T, s billing.Store) {
 func history(random *rand.Rand, requests int) []billing.Settlement {
 	batch := make([]billing.Settlement, requests)
 	for n := range batch {
-		r := settlement(n, billing.Money(random.IntN(3))*usd)
-		r.At = noon.Add(time.Duration(random.Int64N(int64(72 * time.Hour)))).Truncate(time.Microsecond)
+		at := noon.Add(time.Duration(random.Int64N(int64(72 * time.Hour)))).Truncate(time.Microsecond)
 		switch random.IntN(4) {
 		case 0:
-			r.At = r.At.Truncate(time.Hour)
+			at = at.Truncate(time.Hour)
 		case 1:
-			r.At = r.At.Truncate(time.Hour).Add(time.Hour - time.Microsecond)
+			at = at.Truncate(time.Hour).Add(time.Hour - time.Microsecond)
 		}
+		r := settlementAt(n, at, billing.Money(random.IntN(3))*usd)
 		r.KeyID = fmt.Sprintf("key_%d", random.IntN(3))
 		r.Provider = []string{"openai", "anthropic"}[random.IntN(2)]
 		r.Model = []string{"small", "large"}[random.IntN(2)]
@@ -99,6 +100,9 @@ func randomFilter(random *rand.Rand) billing.Filter {
 	}
 }
 
+// newestFirst is the order that a store lists requests in.
+func newestFirst(a, b billing.Settlement) int { return strings.Compare(b.RequestID, a.RequestID) }
+
 func selects(f billing.Filter, r billing.Settlement) bool {
 	return !r.At.Before(f.From) && (f.To.IsZero() || r.At.Before(f.To)) &&
 		(f.KeyID == "" || f.KeyID == r.KeyID) &&
@@ -115,11 +119,12 @@ func filtersRequests(t *testing.T, s billing.Store) {
 		got, err := s.Requests(t.Context(), org, f, billing.Page{Limit: len(all)})
 		check(t, err)
 		var want []billing.Settlement
-		for _, r := range slices.Backward(all) {
+		for _, r := range all {
 			if selects(f, r) {
 				want = append(want, r)
 			}
 		}
+		slices.SortFunc(want, newestFirst)
 		equal(t, fmt.Sprintf("requests of %+v", f), got, want)
 	}
 }
@@ -163,8 +168,7 @@ func plus(a, b billing.Totals) billing.Totals {
 }
 
 func reportsKeySpend(t *testing.T, s billing.Store) {
-	yesterday, today := settlement(1, usd), settlement(2, 2*usd)
-	yesterday.At = noon.AddDate(0, 0, -1)
+	yesterday, today := settlementAt(1, noon.AddDate(0, 0, -1), usd), settlement(2, 2*usd)
 	others := settlement(3, 4*usd)
 	others.OrganizationID = other
 	post(t, s, node, yesterday, today, others)

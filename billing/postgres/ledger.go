@@ -22,9 +22,11 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timesta
 	$22::boolean[], $23::text[], $24::bigint[], $25::bigint[], $26::text[], $27::bigint[], $28::bigint[],
 	$29::bigint[], $30::text[], $31::text[], $32::text[], $33::boolean[], $34::bigint[], $35::jsonb[],
 	$36::boolean[], $37::bytea[])
-ON CONFLICT (request_id) DO NOTHING RETURNING request_id`
+ON CONFLICT (organization_id, request_id) DO NOTHING RETURNING organization_id, request_id`
 
-	selectRequestHashes = `SELECT request_id, hash FROM requests WHERE request_id = ANY ($1::text[])`
+	selectRequestHashes = `
+SELECT organization_id, request_id, hash FROM requests
+JOIN unnest($1::text[], $2::text[]) AS w (organization_id, request_id) USING (organization_id, request_id)`
 
 	putLedgers = `
 UPDATE accounts a SET balance = w.balance, entries = w.entries
@@ -106,14 +108,14 @@ func (s *Store) Post(ctx context.Context, node string, batch []billing.Settlemen
 
 // insertRequestRows locks the accounts of the rows, inserts those that are not
 // there yet, and returns the accounts and the ids of the inserted.
-func insertRequestRows(ctx context.Context, tx pgx.Tx, rows []books.Row) (map[string]books.Account, map[string]bool, error) {
+func insertRequestRows(ctx context.Context, tx pgx.Tx, rows []books.Row) (map[string]books.Account, map[books.ID]bool, error) {
 	accounts := make(map[string]books.Account)
-	inserted := make(map[string]bool, len(rows))
+	inserted := make(map[books.ID]bool, len(rows))
 	var batch pgx.Batch
 	queueAccounts(&batch, books.Organizations(rows), accounts)
 	batch.Queue(insertRequests, requestArrays(rows)...).Query(func(rows pgx.Rows) error {
-		var id string
-		_, err := pgx.ForEachRow(rows, []any{&id}, func() error {
+		var id books.ID
+		_, err := pgx.ForEachRow(rows, []any{&id.OrganizationID, &id.RequestID}, func() error {
 			inserted[id] = true
 			return nil
 		})
@@ -130,16 +132,18 @@ func conflictsOf(ctx context.Context, tx pgx.Tx, known []books.Row) (conflicts [
 	if len(known) == 0 {
 		return nil, nil
 	}
-	rows, err := tx.Query(ctx, selectRequestHashes, column(known, func(r *books.Row) string { return r.RequestID }))
+	rows, err := tx.Query(ctx, selectRequestHashes, planned,
+		column(known, func(r *books.Row) string { return r.OrganizationID }),
+		column(known, func(r *books.Row) string { return r.RequestID }))
 	if err != nil {
 		return nil, fmt.Errorf("read requests: %w", err)
 	}
-	stored := make(map[string][]byte, len(known))
+	stored := make(map[books.ID][]byte, len(known))
 	var (
-		id   string
+		id   books.ID
 		hash []byte
 	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &hash}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&id.OrganizationID, &id.RequestID, &hash}, func() error {
 		stored[id] = hash
 		return nil
 	})
@@ -147,7 +151,7 @@ func conflictsOf(ctx context.Context, tx pgx.Tx, known []books.Row) (conflicts [
 		return nil, fmt.Errorf("read requests: %w", err)
 	}
 	for i := range known {
-		if r := &known[i]; r.ConflictsWith(stored[r.RequestID]) {
+		if r := &known[i]; r.ConflictsWith(stored[r.ID()]) {
 			conflicts = append(conflicts, r.RequestID)
 		}
 	}

@@ -23,17 +23,17 @@ const (
 	selectRequest = `SELECT ` + requestColumns + ` FROM requests WHERE organization_id = $1 AND request_id = $2`
 
 	selectRequests = `SELECT ` + requestColumns + ` FROM requests
-WHERE organization_id = $1 AND request_id < $2
-	AND arrived_at >= $3 AND arrived_at < $4
-	AND ($5::text = '' OR provider = $5) AND ($6::text = '' OR model = $6)
-ORDER BY request_id DESC LIMIT $7`
+WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3
+	AND arrived_at >= $4 AND arrived_at < $5
+	AND ($6::text = '' OR provider = $6) AND ($7::text = '' OR model = $7)
+ORDER BY request_id DESC LIMIT $8`
 
 	selectRequestsOfKey = `SELECT ` + requestColumns + ` FROM requests
-WHERE organization_id = $1 AND request_id < $2
-	AND arrived_at >= $3 AND arrived_at < $4
-	AND ($5::text = '' OR provider = $5) AND ($6::text = '' OR model = $6)
-	AND key_id = $8
-ORDER BY request_id DESC LIMIT $7`
+WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3
+	AND arrived_at >= $4 AND arrived_at < $5
+	AND ($6::text = '' OR provider = $6) AND ($7::text = '' OR model = $7)
+	AND key_id = $9
+ORDER BY request_id DESC LIMIT $8`
 
 	// One statement, so that rollups and rows are of one moment.
 	selectUsage = `
@@ -47,12 +47,14 @@ parts AS (
 	SELECT 1, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost,
 		key_id, provider, model
 	FROM requests
-	WHERE organization_id = $1 AND arrived_at >= $2 AND arrived_at < $3
+	WHERE organization_id = $1 AND request_id >= $11 AND request_id < $12
+		AND arrived_at >= $2 AND arrived_at < $3
 	UNION ALL
 	SELECT 1, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost,
 		key_id, provider, model
 	FROM requests
-	WHERE organization_id = $1 AND arrived_at >= $6 AND arrived_at < $7
+	WHERE organization_id = $1 AND request_id >= $13 AND request_id < $14
+		AND arrived_at >= $6 AND arrived_at < $7
 )
 SELECT coalesce(sum(requests), 0)::bigint, coalesce(sum(prompt_tokens), 0)::bigint, coalesce(sum(completion_tokens), 0)::bigint,
 	coalesce(sum(cached_tokens), 0)::bigint, coalesce(sum(reasoning_tokens), 0)::bigint,
@@ -70,9 +72,6 @@ LEFT JOIN allowances a USING (organization_id, key_id, kind, period, period_star
 //go:embed imbalance.sql
 var selectImbalance string
 
-// afterAllIDs sorts after every id.
-const afterAllIDs = "\U0010FFFF"
-
 // planned makes the server plan a query for its arguments. Prepared plans are
 // made for any range of time, and read an organization's whole history where a
 // few rows are wanted, or the other way round.
@@ -80,13 +79,13 @@ const planned = pgx.QueryExecModeExec
 
 // Requests implements billing.Reports.
 func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page billing.Page) ([]billing.Settlement, error) {
-	before := page.After
-	if before == "" {
-		before = afterAllIDs
-	}
 	span := books.SpanOf(f)
+	from, before := span.RequestIDs()
+	if page.After != "" {
+		before = min(before, page.After)
+	}
 	query := selectRequests
-	args := []any{planned, org, before, span.From, span.To, f.Provider, f.Model, books.PageLimit(page)}
+	args := []any{planned, org, from, before, span.From, span.To, f.Provider, f.Model, books.PageLimit(page)}
 	if f.KeyID != "" {
 		query, args = selectRequestsOfKey, append(args, f.KeyID)
 	}
@@ -109,10 +108,13 @@ func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement
 // Usage implements billing.Reports.
 func (s *Store) Usage(ctx context.Context, org string, f billing.Filter) (billing.Totals, error) {
 	before, hours, after := books.SpanOf(f).Hours()
+	beforeFrom, beforeTo := before.RequestIDs()
+	afterFrom, afterTo := after.RequestIDs()
 	var t billing.Totals
 	err := s.pool.QueryRow(ctx, selectUsage, planned, org,
 		before.From, before.To, hours.From, hours.To,
 		after.From, after.To, f.KeyID, f.Provider, f.Model,
+		beforeFrom, beforeTo, afterFrom, afterTo,
 	).Scan(&t.Requests, &t.PromptTokens, &t.CompletionTokens, &t.CachedTokens, &t.ReasoningTokens, &t.Cost, &t.MarketCost)
 	if err != nil {
 		return billing.Totals{}, fmt.Errorf("sum usage: %w", err)

@@ -12,12 +12,9 @@ import (
 )
 
 const (
-	insertRequest = `
-INSERT INTO requests (` + requestColumns + `)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (request_id) DO NOTHING`
+	insertRequests = `INSERT INTO requests (` + requestColumns + `) VALUES`
 
-	selectRequestHash = `SELECT hash FROM requests WHERE request_id = ?1`
+	selectRequestHash = `SELECT hash FROM requests WHERE organization_id = ?1 AND request_id = ?2`
 
 	selectLedger = `SELECT balance, entries FROM accounts WHERE organization_id = ?1`
 
@@ -28,7 +25,7 @@ ON CONFLICT DO UPDATE SET balance = excluded.balance, entries = excluded.entries
 	entryColumns = `organization_id, seq, type, amount, balance_after, created_at, request_id, payment_id,
 	reason, actor, idempotency_key, hash`
 
-	insertEntry = `INSERT INTO entries (` + entryColumns + `) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	insertEntries = `INSERT INTO entries (` + entryColumns + `) VALUES`
 
 	selectEntryByIdempotencyKey = `SELECT ` + entryColumns + ` FROM entries
 WHERE organization_id = ?1 AND idempotency_key = ?2`
@@ -63,156 +60,6 @@ ON CONFLICT DO UPDATE SET
 UPDATE keys SET last_used_at = ?3
 WHERE organization_id = ?1 AND id = ?2 AND (last_used_at IS NULL OR last_used_at < ?3)`
 )
-
-// postStatements are what Post runs, prepared once.
-type postStatements struct {
-	insertRequest                              *sql.Stmt
-	selectLedger, putLedger, insertEntry       *sql.Stmt
-	addSettled, addRollup, touchKey            *sql.Stmt
-	selectLeasesOfKey                          *sql.Stmt
-	subtractLeased, subtractLease, deleteLease *sql.Stmt
-}
-
-func prepare(ctx context.Context, db *sql.DB) (*postStatements, error) {
-	p := &postStatements{}
-	for _, q := range []struct {
-		to    **sql.Stmt
-		query string
-	}{
-		{&p.insertRequest, insertRequest},
-		{&p.selectLedger, selectLedger},
-		{&p.putLedger, putLedger},
-		{&p.insertEntry, insertEntry},
-		{&p.addSettled, addSettled},
-		{&p.addRollup, addRollup},
-		{&p.touchKey, touchKey},
-		{&p.selectLeasesOfKey, selectLeasesOfKey},
-		{&p.subtractLeased, subtractLeased},
-		{&p.subtractLease, subtractLease},
-		{&p.deleteLease, deleteLease},
-	} {
-		stmt, err := db.PrepareContext(ctx, q.query)
-		if err != nil {
-			return nil, fmt.Errorf("prepare statement: %w", err)
-		}
-		*q.to = stmt
-	}
-	return p, nil
-}
-
-// Post implements billing.Ledger. Settlements of organizations and keys that
-// the store does not know are booked like all others. A batch with a
-// settlement that cannot be booked, such as one of negative cost, is refused.
-func (s *Store) Post(ctx context.Context, node string, batch []billing.Settlement) ([]string, error) {
-	rows, err := books.NewRows(batch)
-	if err != nil {
-		return nil, fmt.Errorf("post: %w", err)
-	}
-	if len(rows) == 0 {
-		return nil, nil
-	}
-	var conflicts []string
-	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		var fresh []books.Row
-		var err error
-		if fresh, conflicts, err = s.insertRequests(ctx, tx, rows); err != nil {
-			return err
-		}
-		if len(fresh) == 0 {
-			return nil
-		}
-		return s.post(ctx, tx, node, fresh)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("post: %w", err)
-	}
-	return conflicts, nil
-}
-
-// insertRequests returns the rows that were not there yet, and the ids of those
-// that were, with other content.
-func (s *Store) insertRequests(ctx context.Context, tx *sql.Tx, rows []books.Row) (fresh []books.Row, conflicts []string, err error) {
-	insert := tx.StmtContext(ctx, s.posts.insertRequest)
-	fresh = make([]books.Row, 0, len(rows))
-	for i := range rows {
-		r := &rows[i]
-		res, err := insert.ExecContext(ctx, requestArgs(r)...)
-		if err != nil {
-			return nil, nil, fmt.Errorf("insert request %q: %w", r.RequestID, err)
-		}
-		inserted, err := res.RowsAffected()
-		if err != nil {
-			return nil, nil, fmt.Errorf("insert request %q: %w", r.RequestID, err)
-		}
-		if inserted == 1 {
-			fresh = append(fresh, *r)
-			continue
-		}
-		var stored []byte
-		if err := tx.QueryRowContext(ctx, selectRequestHash, r.RequestID).Scan(&stored); err != nil {
-			return nil, nil, fmt.Errorf("read request %q: %w", r.RequestID, err)
-		}
-		if r.ConflictsWith(stored) {
-			conflicts = append(conflicts, r.RequestID)
-		}
-	}
-	return fresh, conflicts, nil
-}
-
-func (s *Store) post(ctx context.Context, tx *sql.Tx, node string, fresh []books.Row) error {
-	posting := books.NewPosting(fresh)
-	if err := s.insertDebits(ctx, tx, posting, books.Organizations(fresh)); err != nil {
-		return err
-	}
-	add := tx.StmtContext(ctx, s.posts.addSettled)
-	for _, l := range posting.Spent {
-		if _, err := add.ExecContext(ctx, leaseArgs(l)...); err != nil {
-			return fmt.Errorf("settle allowance: %w", err)
-		}
-	}
-	if err := s.release(ctx, tx, node, posting.Spent); err != nil {
-		return err
-	}
-	add = tx.StmtContext(ctx, s.posts.addRollup)
-	for _, r := range posting.Rollups {
-		_, err := add.ExecContext(ctx, r.OrganizationID, micros(r.Hour), r.KeyID, r.Provider, r.Model, r.Requests,
-			r.PromptTokens, r.CompletionTokens, r.CachedTokens, r.ReasoningTokens, int64(r.Cost), int64(r.MarketCost))
-		if err != nil {
-			return fmt.Errorf("add to rollup: %w", err)
-		}
-	}
-	touch := tx.StmtContext(ctx, s.posts.touchKey)
-	for _, u := range posting.Uses {
-		if _, err := touch.ExecContext(ctx, u.OrganizationID, u.KeyID, micros(u.At)); err != nil {
-			return fmt.Errorf("touch key: %w", err)
-		}
-	}
-	return nil
-}
-
-func (s *Store) insertDebits(ctx context.Context, tx *sql.Tx, posting books.Posting, orgs []string) error {
-	accounts := make(map[string]books.Account, len(orgs))
-	for _, org := range orgs {
-		a, err := s.ledger(ctx, tx, org)
-		if err != nil {
-			return err
-		}
-		accounts[org] = a
-	}
-	lines, err := posting.Debits(accounts)
-	if err != nil {
-		return err
-	}
-	if err := s.insertLines(ctx, tx, lines...); err != nil {
-		return err
-	}
-	for _, org := range orgs {
-		if err := s.putLedger(ctx, tx, org, accounts[org]); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // Append implements billing.Ledger. An organization that does not exist is
 // ErrNotFound. An adjustment, refund or dispute may bring credits below what is
@@ -298,16 +145,19 @@ func (s *Store) putLedger(ctx context.Context, tx *sql.Tx, org string, a books.A
 }
 
 func (s *Store) insertLines(ctx context.Context, tx *sql.Tx, lines ...books.Line) error {
-	insert := tx.StmtContext(ctx, s.posts.insertEntry)
-	for i := range lines {
-		l := &lines[i]
-		_, err := insert.ExecContext(ctx, l.OrganizationID, l.Seq, string(l.Type), int64(l.Amount), int64(l.BalanceAfter),
-			micros(l.CreatedAt), l.RequestID, l.PaymentID, l.Reason, l.Actor, l.IdempotencyKey, l.Hash)
-		if err != nil {
-			return fmt.Errorf("insert entry %q: %w", l.IdempotencyKey, err)
-		}
+	known, err := s.posts.entries.insert(ctx, tx, lines)
+	if err != nil {
+		return fmt.Errorf("insert entries: %w", err)
+	}
+	if len(known) > 0 {
+		return fmt.Errorf("insert entry %q: it is there already", lines[known[0]].IdempotencyKey)
 	}
 	return nil
+}
+
+func lineArgs(args []any, l *books.Line) []any {
+	return append(args, l.OrganizationID, l.Seq, string(l.Type), int64(l.Amount), int64(l.BalanceAfter),
+		micros(l.CreatedAt), l.RequestID, l.PaymentID, l.Reason, l.Actor, l.IdempotencyKey, l.Hash)
 }
 
 func scanLine(row scanner) (books.Line, error) {

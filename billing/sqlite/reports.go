@@ -22,20 +22,20 @@ const (
 
 	selectRequest = `SELECT ` + requestColumns + ` FROM requests WHERE organization_id = ?1 AND request_id = ?2`
 
-	// The plus keeps the planner off the index by time: the rows are wanted in
-	// the order of their ids, and few.
 	selectRequests = `SELECT ` + requestColumns + ` FROM requests
-WHERE organization_id = ?1 AND request_id < ?2
-	AND +arrived_at >= ?3 AND +arrived_at < ?4
-	AND (?5 = '' OR provider = ?5) AND (?6 = '' OR model = ?6)
-ORDER BY request_id DESC LIMIT ?7`
+WHERE organization_id = ?1 AND request_id >= ?2 AND request_id < ?3
+	AND arrived_at >= ?4 AND arrived_at < ?5
+	AND (?6 = '' OR provider = ?6) AND (?7 = '' OR model = ?7)
+ORDER BY request_id DESC LIMIT ?8`
 
+	// The plus keeps the planner off the primary key, in which the requests of a
+	// key are few among many.
 	selectRequestsOfKey = `SELECT ` + requestColumns + ` FROM requests
-WHERE organization_id = ?1 AND request_id < ?2
-	AND +arrived_at >= ?3 AND +arrived_at < ?4
-	AND (?5 = '' OR provider = ?5) AND (?6 = '' OR model = ?6)
-	AND key_id = ?8
-ORDER BY request_id DESC LIMIT ?7`
+WHERE +organization_id = ?1 AND request_id >= ?2 AND request_id < ?3
+	AND arrived_at >= ?4 AND arrived_at < ?5
+	AND (?6 = '' OR provider = ?6) AND (?7 = '' OR model = ?7)
+	AND key_id = ?9
+ORDER BY request_id DESC LIMIT ?8`
 
 	// One statement, so that rollups and rows are of one moment.
 	selectUsage = `
@@ -49,12 +49,14 @@ parts AS (
 	SELECT 1, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost,
 		key_id, provider, model
 	FROM requests
-	WHERE organization_id = ?1 AND arrived_at >= ?2 AND arrived_at < ?3
+	WHERE organization_id = ?1 AND request_id >= ?11 AND request_id < ?12
+		AND arrived_at >= ?2 AND arrived_at < ?3
 	UNION ALL
 	SELECT 1, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost,
 		key_id, provider, model
 	FROM requests
-	WHERE organization_id = ?1 AND arrived_at >= ?6 AND arrived_at < ?7
+	WHERE organization_id = ?1 AND request_id >= ?13 AND request_id < ?14
+		AND arrived_at >= ?6 AND arrived_at < ?7
 )
 SELECT coalesce(sum(requests), 0), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0),
 	coalesce(sum(cached_tokens), 0), coalesce(sum(reasoning_tokens), 0),
@@ -70,18 +72,15 @@ WHERE organization_id = ?1 AND key_id = ?2 AND kind = ?3 AND period = ?4 AND per
 //go:embed imbalance.sql
 var selectImbalance string
 
-// afterAllIDs sorts after every id.
-const afterAllIDs = "\U0010FFFF"
-
 // Requests implements billing.Reports.
 func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page billing.Page) ([]billing.Settlement, error) {
-	before := page.After
-	if before == "" {
-		before = afterAllIDs
-	}
 	span := books.SpanOf(f)
+	from, before := span.RequestIDs()
+	if page.After != "" {
+		before = min(before, page.After)
+	}
 	query := selectRequests
-	args := []any{org, before, micros(span.From), micros(span.To), f.Provider, f.Model, books.PageLimit(page)}
+	args := []any{org, from, before, micros(span.From), micros(span.To), f.Provider, f.Model, books.PageLimit(page)}
 	if f.KeyID != "" {
 		query, args = selectRequestsOfKey, append(args, f.KeyID)
 	}
@@ -104,10 +103,13 @@ func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement
 // Usage implements billing.Reports.
 func (s *Store) Usage(ctx context.Context, org string, f billing.Filter) (billing.Totals, error) {
 	before, hours, after := books.SpanOf(f).Hours()
+	beforeFrom, beforeTo := before.RequestIDs()
+	afterFrom, afterTo := after.RequestIDs()
 	var t billing.Totals
 	err := s.reader.QueryRowContext(ctx, selectUsage, org,
 		micros(before.From), micros(before.To), micros(hours.From), micros(hours.To),
 		micros(after.From), micros(after.To), f.KeyID, f.Provider, f.Model,
+		beforeFrom, beforeTo, afterFrom, afterTo,
 	).Scan(&t.Requests, &t.PromptTokens, &t.CompletionTokens, &t.CachedTokens, &t.ReasoningTokens, &t.Cost, &t.MarketCost)
 	if err != nil {
 		return billing.Totals{}, fmt.Errorf("sum usage: %w", err)
@@ -139,16 +141,16 @@ func (s *Store) Imbalance(ctx context.Context) (billing.Money, error) {
 	return m, nil
 }
 
-func requestArgs(r *books.Row) []any {
+func requestArgs(args []any, r *books.Row) []any {
 	u := &r.Usage
-	return []any{
+	return append(args,
 		r.RequestID, r.OrganizationID, r.KeyID, r.KeyName, micros(r.At), r.Provider, r.Model, r.Endpoint,
 		u.Input, u.InputAudio, u.InputImage, u.CacheRead, u.CacheReadAudio,
 		u.CacheWrite, u.CacheWriteLong, u.Output, u.OutputAudio, u.OutputImage,
 		u.WebSearches, u.Reasoning, string(r.UsageSource), r.UsageMismatch, r.ServiceTier, int64(r.Cost), int64(r.MarketCost),
-		r.PriceRuleID, int64(r.Latency), int64(r.TTFB), r.Status, r.Error, r.ClientIP, r.UserAgent, r.Streaming, r.Attempts,
+		r.PriceRuleID, int64(r.Latency), int64(r.TTFB), int64(r.Status), r.Error, r.ClientIP, r.UserAgent, r.Streaming, int64(r.Attempts),
 		books.EncodeList(r.Changes), r.Recovered, r.Hash,
-	}
+	)
 }
 
 func scanRequest(row scanner) (billing.Settlement, error) {

@@ -19,6 +19,7 @@ func TestDSNIsOnePerTest(t *testing.T) {
 	}
 	execute(t, first, "CREATE TABLE mine (id integer)")
 	t.Run("another", func(t *testing.T) {
+		t.Parallel()
 		dsn := DSN(t)
 		execute(t, dsn, "CREATE TABLE mine (id integer)") // fails in a shared database
 	})

@@ -7,11 +7,10 @@ import (
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
 
-// SettlementHash returns the hash of all that a settlement says. Recovered is
-// left out: it tells how the settlement came to be, not what it says.
-func SettlementHash(s billing.Settlement) []byte {
-	u := s.Usage
-	d := make(digest, 0, 512)
+// settlement returns the hash of all that a settlement says. Recovered is left
+// out: it tells how the settlement came to be, not what it says.
+func (d *digest) settlement(s *billing.Settlement) []byte {
+	u := &s.Usage
 	d.text(s.RequestID, s.OrganizationID, s.KeyID, s.KeyName)
 	d.number(s.At.UnixMicro())
 	d.text(s.Provider, s.Model, s.Endpoint)

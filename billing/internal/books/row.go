@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/metering"
@@ -25,8 +26,12 @@ type Row struct {
 // one of them cannot be booked at all.
 func NewRows(batch []billing.Settlement) ([]Row, error) {
 	rows := make([]Row, len(batch))
-	var cost, marketCost billing.Money
-	for i, s := range batch {
+	var (
+		cost, marketCost billing.Money
+		d                digest
+	)
+	for i := range batch {
+		s := &batch[i]
 		if err := check(s); err != nil {
 			return nil, fmt.Errorf("settlement %q: %w", s.RequestID, err)
 		}
@@ -34,8 +39,11 @@ func NewRows(batch []billing.Settlement) ([]Row, error) {
 			return nil, fmt.Errorf("settlement %q: costs of the batch overflow", s.RequestID)
 		}
 		cost, marketCost = cost+s.Cost, marketCost+s.MarketCost
-		rows[i].Settlement = canonical(s)
-		rows[i].Hash = SettlementHash(rows[i].Settlement)
+		r := &rows[i]
+		r.Settlement = *s
+		canonicalize(&r.Settlement)
+		d = d[:0]
+		r.Hash = d.settlement(&r.Settlement)
 	}
 	return rows, nil
 }
@@ -46,11 +54,20 @@ func (r *Row) ConflictsWith(storedHash []byte) bool {
 	return !r.Recovered && !bytes.Equal(r.Hash, storedHash)
 }
 
+// ID names a row: ids of requests are unique in their organization.
+type ID struct{ OrganizationID, RequestID string }
+
+// ID returns the row's name.
+func (r *Row) ID() ID { return ID{r.OrganizationID, r.RequestID} }
+
 // Split returns the first row of each inserted id, and all other rows.
-func Split(rows []Row, inserted map[string]bool) (fresh, known []Row) {
+func Split(rows []Row, inserted map[ID]bool) (fresh, known []Row) {
+	if len(inserted) == len(rows) {
+		return rows, nil
+	}
 	fresh = make([]Row, 0, len(inserted))
 	for i := range rows {
-		if id := rows[i].RequestID; inserted[id] {
+		if id := rows[i].ID(); inserted[id] {
 			fresh = append(fresh, rows[i])
 			delete(inserted, id)
 			continue
@@ -60,7 +77,7 @@ func Split(rows []Row, inserted map[string]bool) (fresh, known []Row) {
 	return fresh, known
 }
 
-func check(s billing.Settlement) error {
+func check(s *billing.Settlement) error {
 	switch {
 	case s.RequestID == "":
 		return errors.New("no request id")
@@ -76,12 +93,12 @@ func check(s billing.Settlement) error {
 	return nil
 }
 
-// canonical returns the settlement as both stores can keep it exactly: time
+// canonicalize makes the settlement one that both stores can keep exactly: time
 // in UTC and microseconds, and text that is valid everywhere. Headers may hold
 // any bytes; one that a database refuses would block its whole batch forever.
-func canonical(s billing.Settlement) billing.Settlement {
+func canonicalize(s *billing.Settlement) {
 	s.At = Time(s.At)
-	for _, text := range []*string{
+	for _, text := range [...]*string{
 		&s.RequestID, &s.OrganizationID, &s.KeyID, &s.KeyName, &s.Provider, &s.Model,
 		&s.Endpoint, &s.ServiceTier, &s.PriceRuleID, &s.Error, &s.ClientIP, &s.UserAgent,
 	} {
@@ -89,7 +106,6 @@ func canonical(s billing.Settlement) billing.Settlement {
 	}
 	s.UsageSource = metering.Source(Text(string(s.UsageSource)))
 	s.Changes = texts(s.Changes)
-	return s
 }
 
 // Time returns t as stores keep it: UTC, in whole microseconds.
@@ -99,8 +115,21 @@ func Time(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
 // UTF-8, and NUL.
 func Text(s string) string {
 	const replacement = "\uFFFD"
+	if isPlain(s) {
+		return s
+	}
 	s = strings.ToValidUTF8(s, replacement)
 	return strings.ReplaceAll(s, "\x00", replacement)
+}
+
+// isPlain tells whether s is ASCII without NUL, as nearly all texts are.
+func isPlain(s string) bool {
+	for i := range len(s) {
+		if s[i]-1 >= utf8.RuneSelf-1 {
+			return false
+		}
+	}
+	return true
 }
 
 func texts(list []string) []string {

@@ -36,6 +36,23 @@ func SpanOf(f billing.Filter) Span {
 	return s
 }
 
+// RequestIDs returns the range of ids, the first inclusive and the second
+// exclusive, that the requests of the span have: not they alone, as ids know
+// the time to the millisecond only.
+func (s Span) RequestIDs() (from, to string) {
+	to = afterAllIDs
+	if s.From.After(Always.From) {
+		from = billing.IDFloor(billing.RequestIDPrefix, s.From)
+	}
+	if s.To.Before(Always.To) {
+		to = billing.IDFloor(billing.RequestIDPrefix, s.To.Add(time.Millisecond))
+	}
+	return from, to
+}
+
+// afterAllIDs sorts after every id.
+const afterAllIDs = "\U0010FFFF"
+
 func (s Span) contains(t time.Time) bool { return !t.Before(s.From) && t.Before(s.To) }
 
 // Hours cuts the span into the whole hours within it, whose sums are in the

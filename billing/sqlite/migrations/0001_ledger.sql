@@ -37,9 +37,11 @@ INSERT INTO keys_version (id, version) VALUES (1, 0);
 
 -- One row a request: the audit trail. Neither organization nor key is a
 -- foreign key: what was spent is recorded even if its owner is unknown here.
+-- The ids are made from the times of arrival, so that what is sorted by id is
+-- sorted by time too, and needs no index by time.
 CREATE TABLE requests (
-	request_id              TEXT NOT NULL PRIMARY KEY,
 	organization_id         TEXT NOT NULL,
+	request_id              TEXT NOT NULL,
 	key_id                  TEXT NOT NULL,
 	key_name                TEXT NOT NULL,
 	arrived_at              INTEGER NOT NULL,
@@ -79,12 +81,11 @@ CREATE TABLE requests (
 	prompt_tokens           INTEGER NOT NULL AS (input_tokens + input_audio_tokens + input_image_tokens
 		+ cache_read_tokens + cache_read_audio_tokens + cache_write_tokens + cache_write_long_tokens) VIRTUAL,
 	completion_tokens       INTEGER NOT NULL AS (output_tokens + output_audio_tokens + output_image_tokens) VIRTUAL,
-	cached_tokens           INTEGER NOT NULL AS (cache_read_tokens + cache_read_audio_tokens) VIRTUAL
-) STRICT;
+	cached_tokens           INTEGER NOT NULL AS (cache_read_tokens + cache_read_audio_tokens) VIRTUAL,
+	PRIMARY KEY (organization_id, request_id)
+) STRICT, WITHOUT ROWID;
 
-CREATE INDEX requests_by_organization ON requests (organization_id, request_id);
-CREATE INDEX requests_by_key ON requests (organization_id, key_id, request_id);
-CREATE INDEX requests_by_time ON requests (organization_id, arrived_at);
+CREATE INDEX requests_by_key ON requests (key_id, request_id);
 
 -- The state of each organization's ledger.
 CREATE TABLE accounts (
