@@ -79,15 +79,6 @@ type Journal struct {
 	stopped chan struct{}
 }
 
-// segment is one file of the journal.
-type segment struct {
-	id      billing.Segment
-	file    *os.File // nil if it was recovered
-	size    int64
-	synced  int64
-	pending int // records whose settlement is not posted yet
-}
-
 // Recovered is what a journal held when it was opened.
 type Recovered struct {
 	// Settlements to post, in order of their requests' first record.
@@ -188,16 +179,14 @@ func (j *Journal) Append(kind billing.RecordKind, s *billing.Settlement) (billin
 		active = j.segments[len(j.segments)-1]
 	}
 	j.scratch = appendRecord(j.scratch[:0], kind, s)
-	n, err := active.file.Write(j.scratch)
-	if err != nil {
-		err = fmt.Errorf("append to journal: %w", err)
-		if n > 0 {
-			err = errors.Join(err, active.rewind())
-		}
+	if len(j.scratch) > maxRecordSize {
 		j.mu.Unlock()
-		return 0, err
+		return 0, fmt.Errorf("append to journal: record of %d bytes", len(j.scratch))
 	}
-	active.size += int64(n)
+	if err := active.append(j.scratch); err != nil {
+		j.mu.Unlock()
+		return 0, fmt.Errorf("append to journal: %w", err)
+	}
 	active.pending++
 	end := active.size
 	j.mu.Unlock()
@@ -205,16 +194,6 @@ func (j *Journal) Append(kind billing.RecordKind, s *billing.Settlement) (billin
 		return active.id, j.syncTo(active, end)
 	}
 	return active.id, nil
-}
-
-// rewind cuts off a record that was written in part, so that the next one
-// starts where a reader expects it.
-func (s *segment) rewind() error {
-	if err := s.file.Truncate(s.size); err != nil {
-		return fmt.Errorf("cut off incomplete record: %w", err)
-	}
-	_, err := s.file.Seek(s.size, 0)
-	return err
 }
 
 // Posted says that records in these segments are no longer needed. Segments
@@ -273,9 +252,7 @@ func (j *Journal) Close() error {
 	<-j.stopped
 	err := j.syncTo(active, end)
 	for _, s := range j.segments {
-		if s.file != nil {
-			err = errors.Join(err, s.file.Close())
-		}
+		err = errors.Join(err, s.close())
 	}
 	if active.pending <= 0 && len(j.segments) == 1 {
 		err = errors.Join(err, os.Remove(j.path(active.id)))
@@ -285,24 +262,35 @@ func (j *Journal) Close() error {
 
 // rotate starts a new segment. The caller holds mu, or nobody else has j yet.
 func (j *Journal) rotate(id billing.Segment) error {
-	f, err := os.OpenFile(j.path(id), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	next, err := createSegment(j.path(id), id, j.options.SegmentSize+maxRecordSize)
 	if err != nil {
-		return fmt.Errorf("create journal segment: %w", err)
+		return err
 	}
-	if _, err := f.WriteString(header); err != nil {
-		return errors.Join(fmt.Errorf("write journal segment: %w", err), f.Close(), os.Remove(j.path(id)))
+	if err := j.retire(); err != nil {
+		return errors.Join(err, next.close(), os.Remove(j.path(id)))
+	}
+	j.segments = append(j.segments, next)
+	return nil
+}
+
+// retire puts the segment that is full, and the name of the next one, on disk.
+func (j *Journal) retire() error {
+	if j.options.Sync == SyncOff {
+		return nil
 	}
 	if err := syncDirectory(j.dir); err != nil {
-		return errors.Join(fmt.Errorf("sync journal directory: %w", err), f.Close(), os.Remove(j.path(id)))
+		return fmt.Errorf("sync journal directory: %w", err)
 	}
-	if len(j.segments) > 0 {
-		if full := j.segments[len(j.segments)-1]; full.file != nil && j.options.Sync != SyncOff {
-			if err := full.file.Sync(); err != nil {
-				return errors.Join(fmt.Errorf("sync journal segment: %w", err), f.Close(), os.Remove(j.path(id)))
-			}
-			full.synced = full.size
-		}
+	if len(j.segments) == 0 {
+		return nil
 	}
-	j.segments = append(j.segments, &segment{id: id, file: f, size: int64(len(header))})
+	full := j.segments[len(j.segments)-1]
+	if full.file == nil {
+		return nil
+	}
+	if err := full.file.Sync(); err != nil {
+		return fmt.Errorf("sync journal segment: %w", err)
+	}
+	full.synced = full.size
 	return nil
 }

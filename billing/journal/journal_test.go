@@ -86,6 +86,58 @@ func TestEveryFieldSurvivesAReopen(t *testing.T) {
 	}
 }
 
+func TestRecordsSurviveTheProcess(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	j, _ := open(t, dir, Options{Sync: SyncOff})
+	want := full(t, "req_1")
+	write(t, j, billing.RecordSettle, want)
+	killed := filepath.Join(t.TempDir(), "killed") // what the kernel has, without Close
+	if err := os.CopyFS(killed, os.DirFS(dir)); err != nil {
+		t.Fatal(err)
+	}
+	_, r := open(t, killed, Options{})
+	if diff := cmp.Diff([]billing.Settlement{want}, r.Settlements); diff != "" || len(r.Torn) > 0 {
+		t.Errorf("recovered (-want +got), torn %v:\n%s", r.Torn, diff)
+	}
+}
+
+func TestSegmentsWithoutReservedMemory(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	j, _ := open(t, dir, Options{SegmentSize: 600})
+	j.mu.Lock()
+	active := j.segments[0]
+	err := errors.Join(unmap(active.memory), active.rewind())
+	active.memory = nil
+	j.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 5 { // in the written segment, and in mapped ones after it
+		write(t, j, billing.RecordSettle, full(t, fmt.Sprint(i)))
+	}
+	j.Close()
+	_, r := open(t, dir, Options{})
+	if got := ids(r.Settlements); !slices.Equal(got, []string{"0", "1", "2", "3", "4"}) {
+		t.Errorf("recovered %v", got)
+	}
+}
+
+func TestClosedJournalTakesNoMoreSpaceThanItsRecords(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	j, _ := open(t, dir, Options{})
+	write(t, j, billing.RecordSettle, full(t, "req_1"))
+	path := j.path(j.segments[0].id)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Size() > 1000 {
+		t.Errorf("%v, %v: want a small file", info, err)
+	}
+}
+
 func TestLastRecordOfARequestWins(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

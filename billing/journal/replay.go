@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -85,6 +86,9 @@ func readSegment(b []byte, record func(billing.RecordKind, billing.Settlement)) 
 	}
 	b = b[len(header):]
 	for len(b) > 0 {
+		if b[0] == 0 && len(bytes.TrimLeft(b, "\x00")) == 0 {
+			return 0, nil // the rest was reserved and never used
+		}
 		if len(b) < recordHeader {
 			return len(b), errDamaged
 		}
