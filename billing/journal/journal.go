@@ -42,7 +42,7 @@ const (
 const (
 	// DefaultSegmentSize is where a segment ends and the next one starts.
 	DefaultSegmentSize = 16 << 20
-	syncEvery          = 10 * time.Millisecond
+	syncEvery          = 20 * time.Millisecond
 	segmentSuffix      = ".journal"
 	nodeFile           = "node"
 )
