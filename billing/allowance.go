@@ -2,6 +2,7 @@ package billing
 
 import (
 	"fmt"
+	"iter"
 	"time"
 )
 
@@ -72,6 +73,34 @@ type Allowance struct {
 // CreditsOf is the allowance of an organization's credits.
 func CreditsOf(org string) Allowance {
 	return Allowance{OrganizationID: org, Kind: Credits, Period: Never, Start: Never.Start(time.Time{})}
+}
+
+// Spent sums what settlements cost in each allowance that they count in, be
+// there a limit or not: the organization's credits, and budget and key spend
+// in the periods of their arrival.
+func Spent(settlements iter.Seq[*Settlement]) map[Allowance]Money {
+	type group struct {
+		org, key string
+		day      time.Time // no period begins within a day
+	}
+	days := make(map[group]Money, 1)
+	for s := range settlements {
+		if s.Cost > 0 {
+			days[group{s.OrganizationID, s.KeyID, Daily.Start(s.At)}] += s.Cost
+		}
+	}
+	sums := make(map[Allowance]Money, len(days)*(1+2*len(Periods)))
+	for g, cost := range days {
+		sums[CreditsOf(g.org)] += cost
+		for _, p := range Periods {
+			budget := Allowance{OrganizationID: g.org, Kind: Budget, Period: p, Start: p.Start(g.day)}
+			spend := budget
+			spend.Kind, spend.KeyID = KeySpend, g.key
+			sums[budget] += cost
+			sums[spend] += cost
+		}
+	}
+	return sums
 }
 
 // Lease is a part of an allowance that the store has handed to one node, for

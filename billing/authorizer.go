@@ -57,33 +57,47 @@ type Authorizer struct {
 
 	mu     sync.Mutex
 	leases map[Allowance]*lease
+	// stale tells that the outcome of an operation on the store is unknown,
+	// so that the leases must be read from it before they are believed.
+	stale bool
 }
 
-// lease is what this node may still spend of one allowance.
+// lease is what this node may spend of one allowance.
 type lease struct {
-	// free is leased, and neither held nor spent. It is negative after a
-	// request that cost more than its hold.
-	free Money
+	// leased is what the store has handed to this node: always the same
+	// number as in the store, unless the leases are stale.
+	leased Money
+	// held is reserved by open requests.
 	held Money
-	// refill is closed when the refill that is under way ends; nil if none is.
-	refill chan struct{}
+	// spent is settled out of holds, and not in the store yet.
+	spent Money
+	// busy is closed when the operation on the store that is under way for
+	// this lease ends; nil if none is.
+	busy chan struct{}
 }
+
+// free is what may be held. It is negative while a request that cost more
+// than its hold is on its way to the store.
+func (l *lease) free() Money { return l.leased - l.held - l.spent }
 
 // leaseAhead is how many holds' worth a node leases at once when it shares
 // the allowance with others.
 const leaseAhead = 32
 
-// leaseTimeout bounds how long a request waits for the store.
-const leaseTimeout = 5 * time.Second
+// storeTimeout bounds how long a request waits for the store.
+const storeTimeout = 5 * time.Second
 
 // NewAuthorizer returns an authorizer for a node that has no leases yet. A
 // sole node leases all there is; one of several takes what it needs soon.
+// The poster tells it what has been posted, so nothing may be posted before.
 func NewAuthorizer(store Leases, journal Journal, poster *Poster, sole bool) *Authorizer {
-	return &Authorizer{
+	a := &Authorizer{
 		store: store, journal: journal, poster: poster,
 		node: poster.node, sole: sole,
 		leases: make(map[Allowance]*lease),
 	}
+	poster.follower = a
+	return a
 }
 
 // Hold reserves what an open request may cost, in all its allowances or in
@@ -106,7 +120,7 @@ func (a *Authorizer) Hold(ctx context.Context, allowances []Allowance, amount Mo
 	}
 	h := &Hold{authorizer: a, allowances: allowances, amount: amount, segments: make([]Segment, 0, 2)}
 	if err := h.append(RecordBegin, estimate); err != nil {
-		a.release(allowances, amount, 0)
+		a.settle(allowances, amount, 0)
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return h, nil
@@ -121,9 +135,6 @@ func (h *Hold) Extend(ctx context.Context, amount Money) error {
 	return nil
 }
 
-// Amount is what the hold reserves in each allowance.
-func (h *Hold) Amount() Money { return h.amount }
-
 // Progress journals a better estimate of what the request will have cost
 // should the process end now.
 func (h *Hold) Progress(estimate *Settlement) error { return h.append(RecordProgress, estimate) }
@@ -137,8 +148,8 @@ func (h *Hold) Settle(s *Settlement) error {
 	}
 	h.ended = true
 	err := h.append(RecordSettle, s)
-	h.authorizer.release(h.allowances, h.amount, s.Cost)
-	h.authorizer.poster.Post(*s, h.segments...)
+	h.authorizer.settle(h.allowances, h.amount, s.Cost)
+	h.authorizer.poster.post(posting{settlement: *s, segments: h.segments, allowances: h.allowances})
 	return err
 }
 
@@ -161,8 +172,8 @@ func (a *Authorizer) Held(org string) Money {
 	return 0
 }
 
-// reserve moves amount from free to held in all of the allowances, with more
-// leased where it takes that, or returns why not.
+// reserve holds amount in all of the allowances, with more leased where it
+// takes that, or returns why not.
 func (a *Authorizer) reserve(ctx context.Context, allowances []Allowance, amount Money) error {
 	for {
 		short, wait := a.tryReserve(allowances, amount)
@@ -184,75 +195,102 @@ func (a *Authorizer) reserve(ctx context.Context, allowances []Allowance, amount
 }
 
 // tryReserve reserves in all allowances or returns those that are short. If
-// one of these is being refilled, it returns what to wait for instead;
-// otherwise it marks them all as being refilled by the caller.
-func (a *Authorizer) tryReserve(allowances []Allowance, amount Money) (short []Lease, wait <-chan struct{}) {
+// the store is at work on one of these, it returns what to wait for instead;
+// otherwise they are the caller's to refill.
+func (a *Authorizer) tryReserve(allowances []Allowance, amount Money) (short []Allowance, wait <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, id := range allowances {
 		l := a.lease(id)
-		if l.free >= amount {
+		if l.free() >= amount {
 			continue
 		}
-		if l.refill != nil {
-			return nil, l.refill
+		if l.busy != nil {
+			return nil, l.busy
 		}
-		short = append(short, Lease{Allowance: id, Amount: amount - l.free})
+		short = append(short, id)
 	}
 	if len(short) > 0 {
-		done := make(chan struct{})
-		for _, s := range short {
-			a.leases[s.Allowance].refill = done
-		}
+		a.occupy(short)
 		return short, nil
 	}
 	for _, id := range allowances {
-		l := a.leases[id]
-		l.free -= amount
-		l.held += amount
+		a.leases[id].held += amount
 	}
 	return nil, nil
 }
 
+// occupy marks leases as being changed in the store. The caller holds mu.
+func (a *Authorizer) occupy(ids []Allowance) {
+	done := make(chan struct{})
+	for _, id := range ids {
+		a.leases[id].busy = done
+	}
+}
+
+// vacate ends what occupy began. The caller holds mu.
+func (a *Authorizer) vacate(ids []Allowance) {
+	for i, id := range ids {
+		l := a.leases[id]
+		if i == 0 {
+			close(l.busy)
+		}
+		l.busy = nil
+	}
+}
+
 // refill leases what is missing for a hold and some more. It fails if the
 // allowances have no room for the hold.
-func (a *Authorizer) refill(ctx context.Context, short []Lease, amount Money) error {
-	want := make([]Lease, len(short))
-	for i, s := range short {
-		want[i] = Lease{Allowance: s.Allowance, Amount: a.ahead(s.Amount, amount)}
-	}
+func (a *Authorizer) refill(ctx context.Context, short []Allowance, amount Money) error {
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.vacate(short)
+	}()
 	// The client may leave, but what the store grants must not get lost.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaseTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
 	defer cancel()
-	granted, err := a.store.Lease(ctx, a.node, want)
+	if err := a.poster.takeTurn(ctx); err != nil {
+		return fmt.Errorf("%w: lease: %w", ErrUnavailable, err)
+	}
+	defer a.poster.endTurn()
+	if err := a.reconcile(ctx); err != nil {
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	granted, err := a.store.Lease(ctx, a.node, a.wanted(short, amount))
 
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	close(a.leases[short[0].Allowance].refill)
-	var refused error
-	for i, s := range short {
-		l := a.leases[s.Allowance]
-		l.refill = nil
-		if err != nil {
-			continue
-		}
-		l.free += granted[i].Amount
-		if refused == nil && granted[i].Amount < s.Amount {
-			refused = exceeded(s.Allowance.Kind)
-		}
-	}
 	if err != nil {
+		a.stale = true
 		return fmt.Errorf("%w: lease: %w", ErrUnavailable, err)
+	}
+	var refused error
+	for _, g := range granted {
+		l := a.leases[g.Allowance]
+		l.leased += g.Amount
+		if refused == nil && l.free() < amount {
+			refused = exceeded(g.Allowance.Kind)
+		}
 	}
 	return refused
 }
 
-// ahead is how much to lease when missing is needed now.
-func (a *Authorizer) ahead(missing, hold Money) Money {
-	if a.sole {
-		return math.MaxInt64
+// wanted is what to ask the store for.
+func (a *Authorizer) wanted(short []Allowance, amount Money) []Lease {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	want := make([]Lease, 0, len(short))
+	for _, id := range short {
+		missing := max(0, amount-a.leases[id].free())
+		if a.sole {
+			missing = math.MaxInt64
+		} else {
+			missing += leaseAhead * amount
+		}
+		want = append(want, Lease{Allowance: id, Amount: missing})
 	}
-	return missing + leaseAhead*hold
+	return want
 }
 
 func exceeded(kind AllowanceKind) error {
@@ -266,15 +304,92 @@ func exceeded(kind AllowanceKind) error {
 	}
 }
 
-// release ends a hold: cost is spent of it, the rest is free again.
-func (a *Authorizer) release(allowances []Allowance, amount, cost Money) {
+// settle ends a hold: cost is spent of it, the rest is free again.
+func (a *Authorizer) settle(allowances []Allowance, amount, cost Money) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, id := range allowances {
 		l := a.lease(id)
 		l.held -= amount
-		l.free += amount - cost
+		l.spent += cost
 	}
+}
+
+// posted follows in memory what the store has done with the leases: each one
+// is smaller by what was posted in its allowance, as far as it reaches. What a
+// request cost above that is the allowance's debt, and not this node's any
+// more. The poster calls it before anything else changes leases.
+func (a *Authorizer) posted(ctx context.Context, batch []posting) error {
+	if err := a.shrink(ctx, batch); err != nil {
+		return err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range batch {
+		if cost := batch[i].settlement.Cost; cost > 0 {
+			for _, id := range batch[i].allowances {
+				a.leases[id].spent -= cost
+			}
+		}
+	}
+	return nil
+}
+
+// shrink brings the leases to what the store has after a batch.
+func (a *Authorizer) shrink(ctx context.Context, batch []posting) error {
+	spent := Spent(func(yield func(*Settlement) bool) {
+		for i := range batch {
+			if !yield(&batch[i].settlement) {
+				return
+			}
+		}
+	})
+	a.mu.Lock()
+	stale := a.stale
+	if !stale {
+		for id, cost := range spent {
+			if l := a.leases[id]; l != nil {
+				l.leased -= min(l.leased, cost)
+			}
+		}
+	}
+	a.mu.Unlock()
+	if stale {
+		return a.reconcile(ctx)
+	}
+	return nil
+}
+
+// doubt says that what the store has done is not known for certain.
+func (a *Authorizer) doubt() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stale = true
+}
+
+// reconcile reads the leases from the store if they are stale. It needs the
+// poster's turn, so that nothing changes them meanwhile.
+func (a *Authorizer) reconcile(ctx context.Context) error {
+	a.mu.Lock()
+	stale := a.stale
+	a.mu.Unlock()
+	if !stale {
+		return nil
+	}
+	leases, err := a.store.LeasesOf(ctx, a.node)
+	if err != nil {
+		return fmt.Errorf("read leases: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, l := range a.leases {
+		l.leased = 0
+	}
+	for _, l := range leases {
+		a.lease(l.Allowance).leased = l.Amount
+	}
+	a.stale = false
+	return nil
 }
 
 // lease returns the node's lease of an allowance. The caller holds mu.
@@ -287,8 +402,13 @@ func (a *Authorizer) lease(id Allowance) *lease {
 	return l
 }
 
-// GiveBackKeys returns the free part of all key spend leases to the store, so
-// that changed limits apply to the next request.
+// GiveBackKey returns the free part of a key's leases to the store, so that a
+// changed limit applies to the next request. Requests wait for it.
+func (a *Authorizer) GiveBackKey(ctx context.Context, keyID string) error {
+	return a.giveBack(ctx, func(id Allowance) bool { return id.Kind == KeySpend && id.KeyID == keyID })
+}
+
+// GiveBackKeys does so for all keys.
 func (a *Authorizer) GiveBackKeys(ctx context.Context) error {
 	return a.giveBack(ctx, func(id Allowance) bool { return id.Kind == KeySpend })
 }
@@ -300,28 +420,47 @@ func (a *Authorizer) GiveBackEnded(ctx context.Context, now time.Time) error {
 }
 
 func (a *Authorizer) giveBack(ctx context.Context, which func(Allowance) bool) error {
-	var back []Lease
-	a.mu.Lock()
-	for id, l := range a.leases {
-		if l.refill != nil || !which(id) {
-			continue
-		}
-		if l.free > 0 {
-			back = append(back, Lease{Allowance: id, Amount: l.free})
-			l.free = 0
-		}
-		if l.held == 0 && l.free == 0 {
-			delete(a.leases, id)
-		}
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := a.poster.takeTurn(ctx); err != nil {
+		return fmt.Errorf("return leases: %w", err)
 	}
-	a.mu.Unlock()
+	defer a.poster.endTurn()
+	if err := a.reconcile(ctx); err != nil {
+		return fmt.Errorf("return leases: %w", err)
+	}
+	back, ids := a.takeBack(which)
 	if len(back) == 0 {
 		return nil
 	}
-	if err := a.store.Return(ctx, a.node, back); err != nil {
-		// Unknown outcome: not spending it again is the safe side. The store
-		// takes it back when the node starts again.
+	err := a.store.Return(ctx, a.node, back)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.vacate(ids)
+	if err != nil {
+		a.stale = true
 		return fmt.Errorf("return leases: %w", err)
 	}
 	return nil
+}
+
+// takeBack takes what is free out of leases that are not busy and occupies
+// them until it is in the store. It forgets those that nothing is left of.
+func (a *Authorizer) takeBack(which func(Allowance) bool) (back []Lease, ids []Allowance) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, l := range a.leases {
+		if l.busy != nil || !which(id) {
+			continue
+		}
+		if free := l.free(); free > 0 {
+			l.leased -= free
+			back = append(back, Lease{Allowance: id, Amount: free})
+			ids = append(ids, id)
+		} else if *l == (lease{}) {
+			delete(a.leases, id)
+		}
+	}
+	a.occupy(ids)
+	return back, ids
 }

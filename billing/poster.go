@@ -41,15 +41,22 @@ type Poster struct {
 	node     string
 	observer PostObserver
 
+	// follower hears of each batch before anything else changes leases.
+	follower *Authorizer
+	// turn is taken by whoever changes this node's leases in the store.
+	turn chan struct{}
+	// batch is reused from one transaction to the next.
+	batch []Settlement
+
 	mu      sync.Mutex
 	queue   []posting
 	queued  uint64        // settlements ever queued
-	posted  uint64        // and posted, in the same order
+	done    uint64        // and posted, in the same order
 	waiting []flush       // in the order of their targets
 	wake    chan struct{} // 1 deep: there is something to do
 	hurry   chan struct{} // 1 deep: do it now
 	stop    context.CancelFunc
-	done    chan struct{}
+	ended   chan struct{}
 }
 
 // flush waits until so many settlements are posted.
@@ -58,10 +65,13 @@ type flush struct {
 	done   chan struct{}
 }
 
+// posting is a settlement on its way to the store.
 type posting struct {
 	settlement Settlement
-	segments   [2]Segment
-	more       []Segment
+	// segments of the journal hold its records.
+	segments []Segment
+	// allowances are those that it was held in.
+	allowances []Allowance
 }
 
 // NewPoster starts a poster.
@@ -69,20 +79,21 @@ func NewPoster(store Ledger, journal Journal, node string, observer PostObserver
 	ctx, stop := context.WithCancel(context.Background())
 	p := &Poster{
 		store: store, journal: journal, node: node, observer: observer,
+		turn: make(chan struct{}, 1),
 		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
-		stop: stop, done: make(chan struct{}),
+		stop: stop, ended: make(chan struct{}),
 	}
 	go p.run(ctx)
 	return p
 }
 
-// Post queues a settlement. The segments are those of the journal that hold
-// its records; they are let go when it is in the store.
+// Post queues a settlement that nothing was held for. The segments are those of
+// the journal that hold its records; they are let go when it is in the store.
 func (p *Poster) Post(s Settlement, segments ...Segment) {
-	q := posting{settlement: s}
-	if n := copy(q.segments[:], segments); n < len(segments) {
-		q.more = segments[n:]
-	}
+	p.post(posting{settlement: s, segments: segments})
+}
+
+func (p *Poster) post(q posting) {
 	p.mu.Lock()
 	p.queue = append(p.queue, q)
 	p.queued++
@@ -93,6 +104,18 @@ func (p *Poster) Post(s Settlement, segments ...Segment) {
 		signal(p.hurry)
 	}
 }
+
+// takeTurn waits until nothing else changes this node's leases in the store.
+func (p *Poster) takeTurn(ctx context.Context) error {
+	select {
+	case p.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *Poster) endTurn() { <-p.turn }
 
 // Pending is the number of settlements that are not in the store yet.
 func (p *Poster) Pending() int {
@@ -126,12 +149,12 @@ func (p *Poster) Flush(ctx context.Context) error {
 func (p *Poster) Close(ctx context.Context) error {
 	err := p.Flush(ctx)
 	p.stop()
-	<-p.done
+	<-p.ended
 	return err
 }
 
 func (p *Poster) run(ctx context.Context) {
-	defer close(p.done)
+	defer close(p.ended)
 	for {
 		select {
 		case <-p.wake:
@@ -153,30 +176,25 @@ func (p *Poster) run(ctx context.Context) {
 // posted any.
 func (p *Poster) postOne(ctx context.Context) bool {
 	p.mu.Lock()
-	n := min(len(p.queue), postBatch)
-	batch := make([]Settlement, n)
-	for i := range batch {
-		batch[i] = p.queue[i].settlement
-	}
+	batch := p.queue[:min(len(p.queue), postBatch)] // others only append behind it
 	p.mu.Unlock()
-	if n == 0 || !p.post(ctx, batch) {
+	if len(batch) == 0 || !p.keepTrying(ctx, batch) {
 		return false
 	}
+	segments := make([]Segment, 0, 2*len(batch))
+	for i := range batch {
+		segments = append(segments, batch[i].segments...)
+	}
+	n := len(batch)
+	clear(batch)
 
 	p.mu.Lock()
-	segments := make([]Segment, 0, 2*n)
-	for _, q := range p.queue[:n] {
-		for _, s := range append(q.segments[:], q.more...) {
-			if s != 0 {
-				segments = append(segments, s)
-			}
-		}
+	if p.queue = p.queue[n:]; len(p.queue) == 0 {
+		p.queue = nil
 	}
-	p.queue = append(p.queue[:0], p.queue[n:]...)
-	clear(p.queue[len(p.queue):cap(p.queue)])
-	p.posted += uint64(n)
+	p.done += uint64(n)
 	var reached []flush
-	for len(p.waiting) > 0 && p.waiting[0].target <= p.posted {
+	for len(p.waiting) > 0 && p.waiting[0].target <= p.done {
 		reached = append(reached, p.waiting[0])
 		p.waiting = p.waiting[1:]
 	}
@@ -188,18 +206,18 @@ func (p *Poster) postOne(ctx context.Context) bool {
 	return true
 }
 
-func (p *Poster) post(ctx context.Context, batch []Settlement) bool {
+// keepTrying posts a batch until the store has taken it.
+func (p *Poster) keepTrying(ctx context.Context, batch []posting) bool {
+	p.batch = p.batch[:0]
+	for i := range batch {
+		p.batch = append(p.batch, batch[i].settlement)
+	}
 	wait := backoff.NewExponentialBackOff()
 	wait.InitialInterval, wait.MaxInterval = retryFirst, retryLast
 	for {
-		attempt, cancel := context.WithTimeout(ctx, postTimeout)
-		conflicts, err := p.store.Post(attempt, p.node, batch)
-		cancel()
+		err := p.try(ctx, batch)
 		if err == nil {
-			if len(conflicts) > 0 {
-				p.observer.PostConflict(conflicts)
-			}
-			p.observer.Posted(batch)
+			p.observer.Posted(p.batch)
 			return true
 		}
 		if ctx.Err() != nil {
@@ -212,6 +230,30 @@ func (p *Poster) post(ctx context.Context, batch []Settlement) bool {
 			return false
 		}
 	}
+}
+
+// try posts a batch once. After an error it is not known whether the store has
+// taken it, nor what it has done to the leases.
+func (p *Poster) try(ctx context.Context, batch []posting) error {
+	ctx, cancel := context.WithTimeout(ctx, postTimeout)
+	defer cancel()
+	if err := p.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer p.endTurn()
+	conflicts, err := p.store.Post(ctx, p.node, p.batch)
+	if p.follower != nil {
+		if err != nil || len(conflicts) > 0 {
+			p.follower.doubt()
+		}
+		if err == nil {
+			err = p.follower.posted(ctx, batch)
+		}
+	}
+	if err == nil && len(conflicts) > 0 {
+		p.observer.PostConflict(conflicts)
+	}
+	return err
 }
 
 // signal sets a one-deep flag.

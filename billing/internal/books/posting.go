@@ -141,28 +141,16 @@ func rollups(rows []Row) []Rollup {
 // spent books each cost on the credits and, for every period, on the budget
 // and on the key.
 func spent(rows []Row) []billing.Lease {
-	type group struct {
-		org, key string
-		day      time.Time
-	}
-	days := make(map[group]billing.Money, 1)
-	for i := range rows {
-		if r := &rows[i]; r.Cost > 0 {
-			days[group{r.OrganizationID, r.KeyID, billing.Daily.Start(r.At)}] += r.Cost
-		}
-	}
-	list := make([]billing.Lease, 0, len(days)*(1+2*len(billing.Periods)))
-	for g, cost := range days {
-		list = append(list, billing.Lease{Allowance: billing.CreditsOf(g.org), Amount: cost})
-		for _, p := range billing.Periods {
-			budget := billing.Allowance{
-				OrganizationID: g.org, Kind: billing.Budget, Period: p, Start: p.Start(g.day),
+	sums := billing.Spent(func(yield func(*billing.Settlement) bool) {
+		for i := range rows {
+			if !yield(&rows[i].Settlement) {
+				return
 			}
-			key := budget
-			key.Kind, key.KeyID = billing.KeySpend, g.key
-			list = append(list, billing.Lease{Allowance: budget, Amount: cost},
-				billing.Lease{Allowance: key, Amount: cost})
 		}
+	})
+	list := make([]billing.Lease, 0, len(sums))
+	for a, cost := range sums {
+		list = append(list, billing.Lease{Allowance: a, Amount: cost})
 	}
 	return Merge(list)
 }

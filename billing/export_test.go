@@ -1,0 +1,14 @@
+package billing
+
+// Leased tells what a node believes to have leased.
+func (a *Authorizer) Leased() map[Allowance]Money {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	leased := make(map[Allowance]Money)
+	for id, l := range a.leases {
+		if l.leased != 0 {
+			leased[id] = l.leased
+		}
+	}
+	return leased
+}
