@@ -196,3 +196,27 @@ func BenchmarkMeter(b *testing.B) {
 		})
 	}
 }
+
+func BenchmarkMeterWholeChat(b *testing.B) {
+	for name, text := range map[string]string{
+		"1 KB":  strings.Repeat("Money moves, and \\\"books\\\" balance. ", 12),
+		"20 KB": strings.Repeat("Money moves, and \\\"books\\\" balance. ", 560),
+	} {
+		body := []byte(`{"id":"chatcmpl-9x8y7z6w5v4u3t2s1r0q","object":"chat.completion","created":1795430100,"model":"gpt-4o-2024-08-06",` +
+			`"choices":[{"index":0,"message":{"role":"assistant","content":"` + text + `","refusal":null,"annotations":[]},"logprobs":null,"finish_reason":"stop"}],` +
+			`"usage":{"prompt_tokens":19,"completion_tokens":10,"total_tokens":29,"prompt_tokens_details":{"cached_tokens":0,"audio_tokens":0},` +
+			`"completion_tokens_details":{"reasoning_tokens":0,"audio_tokens":0,"accepted_prediction_tokens":0,"rejected_prediction_tokens":0}},` +
+			`"service_tier":"default","system_fingerprint":"fp_b376dfbbd5"}`)
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				m := chat.NewMeter()
+				m.Read(body)
+				if r := m.Reading(); !r.Final {
+					b.Fatal("no usage")
+				}
+			}
+		})
+	}
+}

@@ -46,11 +46,22 @@ func (m *chatMeter) Read(piece []byte) {
 		m.reading.Final = m.reading.Found
 		return
 	}
+	nameless := m.reading.Model == ""
+	if nameless {
+		m.readBody(piece)
+		if m.reading.Final {
+			// A body that came whole. With its usage nothing is estimated.
+			return
+		}
+	}
 	text, matters := glance(piece, m.isText)
 	m.reading.TextBytes += text
-	if !matters && m.reading.Model != "" {
-		return
+	if matters && !nameless {
+		m.readBody(piece)
 	}
+}
+
+func (m *chatMeter) readBody(piece []byte) {
 	body, ok := parseObject(piece)
 	if !ok {
 		return
@@ -87,18 +98,37 @@ func (m *chatMeter) readUsage(usage, choices gjson.Result) {
 	}
 	m.reading.Usage, m.reading.Mismatch = counts.usage()
 	m.reading.Found = true
+	none := true
 	choices.ForEach(func(_, choice gjson.Result) bool {
-		bit := uint64(1) << (uint64(choice.Get("index").Num) % 64)
-		m.seen |= bit
-		if isFailure(choice.Get("finish_reason")) || choice.Get("message").Exists() {
-			m.finished |= bit
-		}
-		m.reading.Failed = m.reading.Failed || isFailure(choice.Get("error"))
+		none = false
+		m.readChoice(choice)
 		return true
 	})
 	// Without choices it is the extra event of include_usage, or a body that
 	// has none. With choices, more usage may follow until all have finished.
-	m.reading.Final = isEmpty(choices) || m.seen == m.finished
+	m.reading.Final = none || m.seen == m.finished
+}
+
+func (m *chatMeter) readChoice(choice gjson.Result) {
+	var index uint64
+	var finished bool
+	choice.ForEach(func(key, value gjson.Result) bool {
+		switch key.Str {
+		case "index":
+			index = uint64(value.Num) % 64
+		case "finish_reason":
+			finished = finished || isFailure(value)
+		case "message":
+			finished = true
+		case "error":
+			m.reading.Failed = m.reading.Failed || isFailure(value)
+		}
+		return true
+	})
+	m.seen |= 1 << index
+	if finished {
+		m.finished |= 1 << index
+	}
 }
 
 // setTier overwrites a service tier with the name that it is priced under.

@@ -15,7 +15,7 @@ func chatBody(usage string) []string {
 }
 
 func chatReading(u metering.Usage) metering.Reading {
-	return metering.Reading{Usage: u, Model: "m", Found: true, Final: true, TextBytes: 2}
+	return metering.Reading{Usage: u, Model: "m", Found: true, Final: true}
 }
 
 func TestChatBuckets(t *testing.T) {

@@ -102,7 +102,8 @@ type Reading struct {
 	// Mismatch tells that the buckets do not add up to the provider's own
 	// total, or that a count was negative or absurd.
 	Mismatch bool
-	// TextBytes is the amount of generated text seen, for estimates.
+	// TextBytes is the amount of generated text seen, for estimates: of a body
+	// that came whole and has a usage it may be 0.
 	TextBytes int64
 }
 

@@ -12,7 +12,7 @@ import (
 // postStatements are what Post runs, prepared once.
 type postStatements struct {
 	requests                                   *bulk[books.Row]
-	entries                                    *bulk[books.Line]
+	debits                                     *bulk[books.Line]
 	selectLedger, putLedger                    *sql.Stmt
 	addSettled, addRollup, touchKey            *sql.Stmt
 	selectLeasesOfKey                          *sql.Stmt
@@ -42,10 +42,10 @@ func prepare(ctx context.Context, db *sql.DB) (*postStatements, error) {
 		*q.to = stmt
 	}
 	var err error
-	if p.requests, err = newBulk(ctx, db, insertRequests, requestColumns, requestArgs); err != nil {
+	if p.requests, err = newBulk(ctx, db, insertRequests, requestValues, requestArgs); err != nil {
 		return nil, err
 	}
-	if p.entries, err = newBulk(ctx, db, insertEntries, entryColumns, lineArgs); err != nil {
+	if p.debits, err = newBulk(ctx, db, insertEntries, debitValues, debitArgs); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -150,8 +150,11 @@ func (s *Store) insertDebits(ctx context.Context, tx *sql.Tx, posting books.Post
 	if err != nil {
 		return err
 	}
-	if err := s.insertLines(ctx, tx, lines...); err != nil {
-		return err
+	switch known, err := s.posts.debits.insert(ctx, tx, lines); {
+	case err != nil:
+		return fmt.Errorf("insert entries: %w", err)
+	case len(known) > 0:
+		return fmt.Errorf("insert entry %q: it is there already", lines[known[0]].IdempotencyKey)
 	}
 	for _, org := range orgs {
 		if err := s.putLedger(ctx, tx, org, accounts[org]); err != nil {

@@ -20,6 +20,8 @@ const (
 	price_rule_id, latency_ns, ttfb_ns, status, error, client_ip, user_agent, streaming, attempts, changes,
 	recovered, hash`
 
+	requestValues = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+
 	selectRequest = `SELECT ` + requestColumns + ` FROM requests WHERE organization_id = ?1 AND request_id = ?2`
 
 	selectRequests = `SELECT ` + requestColumns + ` FROM requests
@@ -141,16 +143,26 @@ func (s *Store) Imbalance(ctx context.Context) (billing.Money, error) {
 	return m, nil
 }
 
-func requestArgs(args []any, r *books.Row) []any {
+func requestArgs(a *arguments, r *books.Row) {
 	u := &r.Usage
-	return append(args,
-		r.RequestID, r.OrganizationID, r.KeyID, r.KeyName, micros(r.At), r.Provider, r.Model, r.Endpoint,
-		u.Input, u.InputAudio, u.InputImage, u.CacheRead, u.CacheReadAudio,
+	a.text(r.RequestID, r.OrganizationID, r.KeyID, r.KeyName)
+	a.number(micros(r.At))
+	a.text(r.Provider, r.Model, r.Endpoint)
+	a.number(u.Input, u.InputAudio, u.InputImage, u.CacheRead, u.CacheReadAudio,
 		u.CacheWrite, u.CacheWriteLong, u.Output, u.OutputAudio, u.OutputImage,
-		u.WebSearches, u.Reasoning, string(r.UsageSource), r.UsageMismatch, r.ServiceTier, int64(r.Cost), int64(r.MarketCost),
-		r.PriceRuleID, int64(r.Latency), int64(r.TTFB), int64(r.Status), r.Error, r.ClientIP, r.UserAgent, r.Streaming, int64(r.Attempts),
-		books.EncodeList(r.Changes), r.Recovered, r.Hash,
-	)
+		u.WebSearches, u.Reasoning)
+	a.text(string(r.UsageSource))
+	a.add(r.UsageMismatch)
+	a.text(r.ServiceTier)
+	a.number(int64(r.Cost), int64(r.MarketCost))
+	a.text(r.PriceRuleID)
+	a.number(int64(r.Latency), int64(r.TTFB), int64(r.Status))
+	a.text(r.Error, r.ClientIP, r.UserAgent)
+	a.add(r.Streaming)
+	a.number(int64(r.Attempts))
+	a.text(books.EncodeList(r.Changes))
+	a.add(r.Recovered)
+	a.add(r.Hash)
 }
 
 func scanRequest(row scanner) (billing.Settlement, error) {

@@ -7,9 +7,9 @@ import (
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
 
-// settlement returns the hash of all that a settlement says. Recovered is left
-// out: it tells how the settlement came to be, not what it says.
-func (d *digest) settlement(s *billing.Settlement) []byte {
+// settlement adds all that a settlement says. Recovered is left out: it tells
+// how the settlement came to be, not what it says.
+func (d *digest) settlement(s *billing.Settlement) {
 	u := &s.Usage
 	d.text(s.RequestID, s.OrganizationID, s.KeyID, s.KeyName)
 	d.number(s.At.UnixMicro())
@@ -24,7 +24,6 @@ func (d *digest) settlement(s *billing.Settlement) []byte {
 	d.text(s.Error, s.ClientIP, s.UserAgent)
 	d.number(int64(len(s.Changes)))
 	d.text(s.Changes...)
-	return d.sum()
 }
 
 // EntryHash returns the hash of what the caller of Append said. Times, ids and
@@ -34,7 +33,7 @@ func EntryHash(e billing.Entry) []byte {
 	d.text(e.OrganizationID, string(e.Type))
 	d.number(int64(e.Amount))
 	d.text(e.RequestID, e.PaymentID, e.Reason, e.Actor)
-	return d.sum()
+	return d.appendSum(nil)
 }
 
 // digest collects fields so that no two different lists of them collide:
@@ -64,7 +63,8 @@ func (d *digest) flag(values ...bool) {
 	}
 }
 
-func (d *digest) sum() []byte {
+// appendSum appends the hash of the fields.
+func (d *digest) appendSum(to []byte) []byte {
 	h := sha256.Sum256(*d)
-	return h[:]
+	return append(to, h[:]...)
 }

@@ -76,7 +76,8 @@ func Organizations(rows []Row) []string {
 }
 
 // Debits returns the ledger lines of the rows that cost anything, and moves
-// the accounts along.
+// the accounts along. The lines are for storing: they lack their ids, which
+// follow from their numbers.
 func (p Posting) Debits(accounts map[string]Account) ([]Line, error) {
 	lines := make([]Line, 0, len(p.rows))
 	for i := range p.rows {
@@ -93,7 +94,6 @@ func (p Posting) Debits(accounts map[string]Account) ([]Line, error) {
 			Seq:  a.Entries,
 			Hash: r.Hash,
 			Entry: billing.Entry{
-				ID:             EntryID(a.Entries),
 				OrganizationID: r.OrganizationID,
 				Type:           billing.UsageDebit,
 				Amount:         -r.Cost,
@@ -120,7 +120,7 @@ func rollups(rows []Row) []Rollup {
 			Provider:       r.Provider,
 			Model:          r.Model,
 		}
-		sums[k] = Sum(sums[k], billing.TotalsOf(r.Settlement))
+		sums[k] = Sum(sums[k], billing.TotalsOf(*r.Settlement))
 	}
 	list := make([]Rollup, 0, len(sums))
 	for k, t := range sums {
@@ -143,7 +143,7 @@ func rollups(rows []Row) []Rollup {
 func spent(rows []Row) []billing.Lease {
 	sums := billing.Spent(func(yield func(*billing.Settlement) bool) {
 		for i := range rows {
-			if !yield(&rows[i].Settlement) {
+			if !yield(rows[i].Settlement) {
 				return
 			}
 		}

@@ -5,6 +5,7 @@ package books
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"strings"
@@ -17,7 +18,11 @@ import (
 
 // Row is a settlement in the form that it is stored in.
 type Row struct {
-	billing.Settlement
+	// The settlement of the batch, if it has that form already but for its
+	// time. It is long, and must not be changed.
+	*billing.Settlement
+	// At is the settlement's time as it is stored.
+	At time.Time
 	// Hash of the content, by which a replay is told from a conflict.
 	Hash []byte
 }
@@ -26,6 +31,7 @@ type Row struct {
 // one of them cannot be booked at all.
 func NewRows(batch []billing.Settlement) ([]Row, error) {
 	rows := make([]Row, len(batch))
+	hashes := make([]byte, 0, len(batch)*sha256.Size)
 	var (
 		cost, marketCost billing.Money
 		d                digest
@@ -39,11 +45,11 @@ func NewRows(batch []billing.Settlement) ([]Row, error) {
 			return nil, fmt.Errorf("settlement %q: costs of the batch overflow", s.RequestID)
 		}
 		cost, marketCost = cost+s.Cost, marketCost+s.MarketCost
-		r := &rows[i]
-		r.Settlement = *s
-		canonicalize(&r.Settlement)
+		s = canonical(s)
 		d = d[:0]
-		r.Hash = d.settlement(&r.Settlement)
+		d.settlement(s)
+		hashes = d.appendSum(hashes)
+		rows[i] = Row{Settlement: s, At: Time(s.At), Hash: hashes[len(hashes)-sha256.Size:]}
 	}
 	return rows, nil
 }
@@ -93,19 +99,42 @@ func check(s *billing.Settlement) error {
 	return nil
 }
 
-// canonicalize makes the settlement one that both stores can keep exactly: time
-// in UTC and microseconds, and text that is valid everywhere. Headers may hold
-// any bytes; one that a database refuses would block its whole batch forever.
-func canonicalize(s *billing.Settlement) {
-	s.At = Time(s.At)
-	for _, text := range [...]*string{
-		&s.RequestID, &s.OrganizationID, &s.KeyID, &s.KeyName, &s.Provider, &s.Model,
-		&s.Endpoint, &s.ServiceTier, &s.PriceRuleID, &s.Error, &s.ClientIP, &s.UserAgent,
-	} {
+// canonical returns the settlement, or one in its place whose text is valid in
+// both stores. Headers may hold any bytes; one that a database refuses would
+// block its whole batch forever.
+func canonical(s *billing.Settlement) *billing.Settlement {
+	if isCanonical(s) {
+		return s
+	}
+	valid := *s
+	for _, text := range textsOf(&valid) {
 		*text = Text(*text)
 	}
-	s.UsageSource = metering.Source(Text(string(s.UsageSource)))
-	s.Changes = texts(s.Changes)
+	valid.UsageSource = metering.Source(Text(string(s.UsageSource)))
+	valid.Changes = texts(s.Changes)
+	return &valid
+}
+
+// isCanonical is false for some texts that are valid.
+func isCanonical(s *billing.Settlement) bool {
+	for _, text := range textsOf(s) {
+		if !isPlain(*text) {
+			return false
+		}
+	}
+	for _, change := range s.Changes {
+		if !isPlain(change) {
+			return false
+		}
+	}
+	return isPlain(string(s.UsageSource))
+}
+
+func textsOf(s *billing.Settlement) [12]*string {
+	return [...]*string{
+		&s.RequestID, &s.OrganizationID, &s.KeyID, &s.KeyName, &s.Provider, &s.Model,
+		&s.Endpoint, &s.ServiceTier, &s.PriceRuleID, &s.Error, &s.ClientIP, &s.UserAgent,
+	}
 }
 
 // Time returns t as stores keep it: UTC, in whole microseconds.
