@@ -23,7 +23,7 @@ type Gateway interface {
 	// Flush returns when all that is settled so far is posted to the store.
 	Flush(ctx context.Context) error
 	// KeyChanged makes the next request on this node see a changed key.
-	KeyChanged(h billing.KeyHash)
+	KeyChanged(k billing.Key)
 	// Held is the sum of the organization's open holds on this node.
 	Held(org string) billing.Money
 	// Packages are the credit packages for sale, in the order of the

@@ -48,10 +48,10 @@ func (g *testGateway) Packages() []billing.Package     { return g.packages }
 func (g *testGateway) Purchaser() billing.Purchaser    { return g.purchaser }
 func (g *testGateway) AdminToken() string              { return g.token }
 func (g *testGateway) Logger() *slog.Logger            { return slog.New(slog.NewTextHandler(&g.log, nil)) }
-func (g *testGateway) KeyChanged(hash billing.KeyHash) {
+func (g *testGateway) KeyChanged(k billing.Key) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.changed = append(g.changed, hash)
+	g.changed = append(g.changed, k.Hash)
 }
 
 // changes returns the keys that were announced since it was last called.

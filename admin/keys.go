@@ -141,7 +141,7 @@ func (a *api) createKey(ctx context.Context, in *createKeyInput) (*body[createdK
 	if err := a.gateway.Store().CreateKey(ctx, k); err != nil {
 		return nil, fmt.Errorf("creating a key: %w", err)
 	}
-	a.gateway.KeyChanged(k.Hash)
+	a.gateway.KeyChanged(k)
 	return &body[createdKey]{createdKey{Key: secret, ID: k.ID, ProxyKey: newKey(k, 0, now)}}, nil
 }
 
@@ -215,7 +215,7 @@ func (a *api) changeKey(ctx context.Context, id string, change func(*billing.Key
 	if err != nil {
 		return billing.Key{}, fmt.Errorf("changing a key: %w", err)
 	}
-	a.gateway.KeyChanged(k.Hash)
+	a.gateway.KeyChanged(k)
 	return k, nil
 }
 

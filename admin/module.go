@@ -103,10 +103,10 @@ func (g *gateway) Packages() []billing.Package {
 	return packages
 }
 
-func (g *gateway) KeyChanged(hash billing.KeyHash) {
+func (g *gateway) KeyChanged(k billing.Key) {
 	ctx, cancel := context.WithTimeout(context.Background(), giveBackTimeout)
 	defer cancel()
-	if err := g.app.KeyChanged(ctx, hash); err != nil {
+	if err := g.app.KeyChanged(ctx, k); err != nil {
 		g.log.Warn("leases under the key's old limit stay with this node", "error", err)
 	}
 }

@@ -26,9 +26,9 @@ func (a *App) Store() billing.Store { return a.engine.store }
 func (a *App) Flush(ctx context.Context) error { return a.engine.poster.Flush(ctx) }
 
 // KeyChanged makes the next request on this node see a changed key.
-func (a *App) KeyChanged(ctx context.Context, hash billing.KeyHash) error {
-	a.engine.keys.forget(hash)
-	return a.engine.authorizer.GiveBackKeys(ctx)
+func (a *App) KeyChanged(ctx context.Context, k billing.Key) error {
+	a.engine.keys.forget(k.Hash)
+	return a.engine.authorizer.GiveBackKey(ctx, k.ID)
 }
 
 // Held is the sum of the organization's open holds on this node.
