@@ -56,9 +56,11 @@ func open(ctx context.Context, path string) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{}
-	if s.writer, err = sql.Open("sqlite", dsn(path, "_txlock", "immediate")); err != nil {
+	connector, err := newConnector(dsn(path, "_txlock", "immediate"))
+	if err != nil {
 		return nil, err
 	}
+	s.writer = sql.OpenDB(connector)
 	if s.reader, err = sql.Open("sqlite", dsn(path, "_pragma", "query_only(1)")); err != nil {
 		return nil, errors.Join(err, s.writer.Close())
 	}
