@@ -71,6 +71,8 @@ type lease struct {
 	held Money
 	// spent is settled out of holds, and not in the store yet.
 	spent Money
+	// used is what was held since idle leases were last given back.
+	used Money
 	// busy is closed when the operation on the store that is under way for
 	// this lease ends; nil if none is.
 	busy chan struct{}
@@ -82,7 +84,11 @@ func (l *lease) free() Money { return l.leased - l.held - l.spent }
 
 // leaseAhead is how many holds' worth a node leases at once when it shares
 // the allowance with others.
-const leaseAhead = 32
+const leaseAhead = 16
+
+// idleShare is how many times what was held since the last time a node keeps
+// when it gives back what it does not use.
+const idleShare = 2
 
 // storeTimeout bounds how long a request waits for the store.
 const storeTimeout = 5 * time.Second
@@ -215,7 +221,9 @@ func (a *Authorizer) tryReserve(allowances []Allowance, amount Money) (short []A
 		return short, nil
 	}
 	for _, id := range allowances {
-		a.leases[id].held += amount
+		l := a.leases[id]
+		l.held += amount
+		l.used += amount
 	}
 	return nil, nil
 }
@@ -405,21 +413,43 @@ func (a *Authorizer) lease(id Allowance) *lease {
 // GiveBackKey returns the free part of a key's leases to the store, so that a
 // changed limit applies to the next request. Requests wait for it.
 func (a *Authorizer) GiveBackKey(ctx context.Context, keyID string) error {
-	return a.giveBack(ctx, func(id Allowance) bool { return id.Kind == KeySpend && id.KeyID == keyID })
+	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == KeySpend && id.KeyID == keyID }))
 }
 
 // GiveBackKeys does so for all keys.
 func (a *Authorizer) GiveBackKeys(ctx context.Context) error {
-	return a.giveBack(ctx, func(id Allowance) bool { return id.Kind == KeySpend })
+	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == KeySpend }))
 }
 
-// GiveBackEnded returns what is left of allowances whose period has ended,
-// and forgets them.
-func (a *Authorizer) GiveBackEnded(ctx context.Context, now time.Time) error {
-	return a.giveBack(ctx, func(id Allowance) bool { return id.Start.Before(id.Period.Start(now)) })
+// GiveBackIdle returns what other nodes may need: what is left of allowances
+// whose period has ended, and, unless this node is the only one, what was not
+// used since it was last called.
+func (a *Authorizer) GiveBackIdle(ctx context.Context, now time.Time) error {
+	return a.giveBack(ctx, func(id Allowance, l *lease) Money {
+		keep := idleShare * l.used
+		l.used = 0
+		switch {
+		case id.Start.Before(id.Period.Start(now)):
+			return l.free()
+		case a.sole:
+			return 0
+		default:
+			return l.free() - keep
+		}
+	})
 }
 
-func (a *Authorizer) giveBack(ctx context.Context, which func(Allowance) bool) error {
+// allOf gives back all that is free of some leases.
+func allOf(which func(Allowance) bool) func(Allowance, *lease) Money {
+	return func(id Allowance, l *lease) Money {
+		if which(id) {
+			return l.free()
+		}
+		return 0
+	}
+}
+
+func (a *Authorizer) giveBack(ctx context.Context, amount func(Allowance, *lease) Money) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	if err := a.poster.takeTurn(ctx); err != nil {
@@ -429,7 +459,7 @@ func (a *Authorizer) giveBack(ctx context.Context, which func(Allowance) bool) e
 	if err := a.reconcile(ctx); err != nil {
 		return fmt.Errorf("return leases: %w", err)
 	}
-	back, ids := a.takeBack(which)
+	back, ids := a.takeBack(amount)
 	if len(back) == 0 {
 		return nil
 	}
@@ -444,20 +474,20 @@ func (a *Authorizer) giveBack(ctx context.Context, which func(Allowance) bool) e
 	return nil
 }
 
-// takeBack takes what is free out of leases that are not busy and occupies
-// them until it is in the store. It forgets those that nothing is left of.
-func (a *Authorizer) takeBack(which func(Allowance) bool) (back []Lease, ids []Allowance) {
+// takeBack takes amounts out of leases that are not busy and occupies them
+// until the amounts are in the store. It forgets leases that are empty.
+func (a *Authorizer) takeBack(amount func(Allowance, *lease) Money) (back []Lease, ids []Allowance) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for id, l := range a.leases {
-		if l.busy != nil || !which(id) {
+		if l.busy != nil {
 			continue
 		}
-		if free := l.free(); free > 0 {
-			l.leased -= free
-			back = append(back, Lease{Allowance: id, Amount: free})
+		if n := amount(id, l); n > 0 {
+			l.leased -= n
+			back = append(back, Lease{Allowance: id, Amount: n})
 			ids = append(ids, id)
-		} else if *l == (lease{}) {
+		} else if l.leased == 0 && l.held == 0 && l.spent == 0 {
 			delete(a.leases, id)
 		}
 	}

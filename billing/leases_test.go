@@ -103,6 +103,58 @@ func TestChangingOneKeyDoesNotRefuseAnother(t *testing.T) {
 	b.checkLeases(t)
 }
 
+func TestOneOfSeveralNodesGivesBackWhatItDoesNotUse(t *testing.T) {
+	t.Parallel()
+	b := openBooks(t, t.TempDir())
+	b.authorizer = billing.NewAuthorizer(b.store, b.journal, b.poster, false)
+	credits := billing.CreditsOf(org)
+	b.buy(t, 100*metering.USD)
+	if err := b.spend(t.Context(), metering.USD, cent, "key_1", credits); err != nil {
+		t.Fatal(err)
+	}
+	if leased := b.authorizer.Leased()[credits]; leased <= 2*metering.USD || leased >= 20*metering.USD {
+		t.Errorf("leased %s for a hold of 1.00", leased)
+	}
+	for i, want := range []billing.Money{2 * metering.USD, 0} { // twice what was held, then nothing
+		if err := b.authorizer.GiveBackIdle(t.Context(), time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		b.checkLeases(t)
+		if leased := b.authorizer.Leased()[credits]; leased > want {
+			t.Errorf("round %d: still leased %s, want at most %s", i, leased, want)
+		}
+	}
+	if err := b.spend(t.Context(), metering.USD, cent, "key_1", credits); err != nil {
+		t.Errorf("after giving all back: %v", err)
+	}
+	b.check(t, 100*metering.USD-2*cent)
+}
+
+func TestLeasesOfEndedPeriodsAreGivenBack(t *testing.T) {
+	t.Parallel()
+	b := openBooks(t, t.TempDir())
+	key := b.key(t, 10*cent)
+	if err := b.spend(t.Context(), cent, cent, key.ID, monthly(key)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.authorizer.GiveBackIdle(t.Context(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if len(b.authorizer.Leased()) == 0 {
+		t.Error("a sole node gave back what nobody else can need")
+	}
+	if err := b.poster.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.authorizer.GiveBackIdle(t.Context(), time.Now().AddDate(0, 1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if leased := b.authorizer.Leased(); len(leased) != 0 {
+		t.Errorf("leases of last month: %v", leased)
+	}
+	b.checkLeases(t)
+}
+
 // flakyLeases fails on demand, before or after the store has done its work.
 type flakyLeases struct {
 	billing.Leases
