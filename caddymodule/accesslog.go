@@ -14,17 +14,19 @@ import (
 
 // accessLog writes the access log's line for requests that carry a credential
 // where Caddy does not expect one. Caddy redacts Authorization and cookies,
-// but X-Api-Key, X-Goog-Api-Key and ?key= would be written out; and it has
-// taken its copy of the request before any handler can hide them. So for such
-// requests Caddy's own line is left out and one like it is written here.
+// but X-Api-Key, X-Goog-Api-Key and ?key= would be written out, and proxy keys
+// that are anywhere else; and it has taken its copy of the request before any
+// handler can hide them. So for such requests Caddy's own line is left out and
+// one like it is written here.
 type accessLog struct {
 	log *zap.Logger // Caddy's logger for access logs, "http.log.access"
 }
 
-const redacted = "REDACTED"
-
 // exposed are the headers that Caddy would log with a credential in them.
 var exposed = []string{"X-Api-Key", "X-Goog-Api-Key"}
+
+// hidden are the headers that Caddy redacts itself.
+var hidden = map[string]bool{"Authorization": true, "Cookie": true, "Proxy-Authorization": true, "Set-Cookie": true}
 
 // guard returns the writer to answer with, and what to call when the request
 // has been answered. Both are the usual ones unless there is a line to write.
@@ -51,31 +53,107 @@ func (a *accessLog) guard(w http.ResponseWriter, r *http.Request) (http.Response
 				zap.Duration("duration", time.Since(start)),
 				zap.Int("size", recorder.Size()),
 				zap.Int("status", recorder.Status()),
-				zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: recorder.Header()}),
+				zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: redactHeader(recorder.Header())}),
 			)
 		}
 	}
 }
 
 func exposesCredential(r *http.Request) bool {
-	return slices.ContainsFunc(exposed, func(name string) bool { return len(r.Header[name]) > 0 }) ||
-		strings.Contains(r.URL.RawQuery, "key=") && r.URL.Query().Has("key")
-}
-
-// redact returns a copy of the request without credentials.
-func redact(r *http.Request) *http.Request {
-	clean := r.Clone(r.Context())
-	for _, name := range exposed {
-		if len(clean.Header[name]) > 0 {
-			clean.Header.Set(name, redacted)
+	for name, values := range r.Header {
+		if exposesHeader(name, values) {
+			return true
 		}
 	}
-	if query := r.URL.Query(); query.Has("key") {
-		query.Set("key", redacted)
-		clean.URL.RawQuery = query.Encode()
-		clean.RequestURI = clean.URL.RequestURI()
+	uri := loggedURI(r)
+	return hasSecret(r.Host) || hasSecret(r.Method) || redactURI(uri) != uri
+}
+
+// loggedURI is the URI before any handler has rewritten it.
+func loggedURI(r *http.Request) string {
+	if original, ok := r.Context().Value(caddyhttp.OriginalRequestCtxKey).(http.Request); ok {
+		return original.RequestURI
+	}
+	return r.RequestURI
+}
+
+func exposesHeader(name string, values []string) bool {
+	return slices.Contains(exposed, name) || !hidden[name] && headerHasSecret(name, values)
+}
+
+// redact returns a copy of the request without credentials in what is logged.
+func redact(r *http.Request) *http.Request {
+	clean := r.Clone(r.Context())
+	clean.Header = redactHeader(clean.Header)
+	clean.RequestURI = redactURI(loggedURI(r))
+	clean.Host, clean.Method = redactText(r.Host), redactText(r.Method)
+	return clean
+}
+
+func redactText(text string) string {
+	if hasSecret(text) {
+		return redacted
+	}
+	return text
+}
+
+// redactHeader returns a copy of a header without the credentials that Caddy
+// would log.
+func redactHeader(h http.Header) http.Header {
+	clean := h.Clone()
+	for name, values := range h {
+		switch {
+		case strings.Contains(name, secretName):
+			delete(clean, name)
+			clean[redacted] = []string{redacted}
+		case exposesHeader(name, values):
+			clean[name] = []string{redacted}
+		}
 	}
 	return clean
+}
+
+// redactURI takes the credentials out of a request's URI: segments of the path
+// with a proxy key in them, and values of such parameters and of key. Some
+// servers separate parameters with a semicolon.
+func redactURI(uri string) string {
+	path, query, _ := strings.Cut(uri, "?")
+	if !hasSecret(uri) && !mayHaveKey(query) {
+		return uri
+	}
+	var b strings.Builder
+	for i, segment := range strings.Split(path, "/") {
+		if i > 0 {
+			b.WriteByte('/')
+		}
+		b.WriteString(redactText(segment))
+	}
+	for rest := uri[len(path):]; rest != ""; {
+		end := len(rest)
+		if i := strings.IndexAny(rest[1:], "&;"); i >= 0 {
+			end = 1 + i
+		}
+		b.WriteByte(rest[0])
+		b.WriteString(redactParameter(rest[1:end]))
+		rest = rest[end:]
+	}
+	return b.String()
+}
+
+// mayHaveKey tells cheaply whether a query may have the parameter key.
+func mayHaveKey(query string) bool {
+	return strings.Contains(query, "key=") || strings.IndexByte(query, '%') >= 0
+}
+
+func redactParameter(parameter string) string {
+	name, value, _ := strings.Cut(parameter, "=")
+	switch {
+	case hasSecret(name):
+		return redacted
+	case value != "" && unescape(name) == "key", hasSecret(value):
+		return name + "=" + redacted
+	}
+	return parameter
 }
 
 // loggerNames are the access logs that a request belongs to, as Caddy finds

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -29,6 +28,7 @@ type call struct {
 	path     string // of the provider's API, decoded, without version for OpenAI
 	escaped  string // the same as the client wrote it
 	query    string // without a proxy key
+	unclear  bool   // the two forms of the path are not of the same one
 
 	secret   string
 	key      *proxyKey
@@ -70,13 +70,10 @@ func (a *App) newCall(w http.ResponseWriter, r *http.Request) (*call, *refusal) 
 		UserAgent:   clean(r.UserAgent(), maxUserAgent),
 	}
 	w.Header().Set("X-Request-Id", c.row.RequestID)
-	_, c.escaped = splitProvider(r.URL.EscapedPath())
-	c.path, c.query = rest, r.URL.RawQuery
-	if c.protocol() == metering.OpenAI {
-		c.path, c.escaped = trimVersion(c.path), trimVersion(c.escaped)
-	}
+	c.setPath(name, rest)
+	c.query = removeSecrets(r.URL.RawQuery)
 	var query url.Values
-	if c.query != "" {
+	if r.URL.RawQuery != "" {
 		query = r.URL.Query()
 	}
 	if c.protocol() == metering.Gemini && query.Has("key") {
@@ -85,10 +82,45 @@ func (a *App) newCall(w http.ResponseWriter, r *http.Request) (*call, *refusal) 
 		query.Del("key")
 	}
 	c.secret = findSecret(r, query)
-	c.endpoint = metering.Classify(c.protocol(), r.Method, c.escaped, query)
+	c.classify(query)
+	return c, nil
+}
+
+// setPath takes the provider's name off both forms of the path. A slash or a
+// version that is escaped in one of them would make it two paths: one that is
+// checked here, and one that is sent.
+func (c *call) setPath(name, rest string) {
+	escapedName, escaped := splitProvider(c.r.URL.EscapedPath())
+	c.path, c.escaped = rest, escaped
+	if c.protocol() == metering.OpenAI {
+		c.path, c.escaped = trimVersion(c.path), trimVersion(c.escaped)
+	}
+	decoded, err := url.PathUnescape(c.escaped)
+	c.unclear = escapedName != name || err != nil || decoded != c.path
+}
+
+// classify finds the endpoint. That something besides reading is free is true
+// of the provider whose API the endpoint is of; another one that speaks its
+// protocol may charge for it.
+func (c *call) classify(query url.Values) {
+	c.endpoint = metering.Classify(c.protocol(), c.r.Method, c.escaped, query)
+	if c.endpoint.Billing == metering.Free && !metering.IsReading(c.r.Method) && c.provider != nil && !c.provider.isOriginal() {
+		c.endpoint.Billing = metering.Unpriced
+	}
 	c.row.Endpoint = c.endpoint.Name
 	c.setModel(c.endpoint.Model)
-	return c, nil
+}
+
+// free tells whether the request costs nothing, by itself or because the
+// operator says so.
+func (c *call) free() bool {
+	switch c.endpoint.Billing {
+	case metering.Free:
+		return true
+	case metering.Unpriced:
+		return c.provider.free(c.path)
+	}
+	return false
 }
 
 // Limits in bytes on texts from outside that are stored.
@@ -122,6 +154,7 @@ func (c *call) authenticate() *refusal {
 	}
 	c.key = key
 	c.row.OrganizationID, c.row.KeyID, c.row.KeyName = key.OrganizationID, key.ID, key.Name
+	c.showRate()
 	switch status := key.Status(c.row.At); {
 	case status == billing.KeyRevoked:
 		return &refuseRevokedKey
@@ -133,7 +166,7 @@ func (c *call) authenticate() *refusal {
 		return &refuseNotConfigured
 	case !key.allowsProvider(c.provider.name):
 		return &refuseProvider
-	case hasDotSegment(c.path):
+	case c.unclear || hasDotSegment(c.path) || hasSecret(c.escaped):
 		return &refuseInvalidPath
 	}
 	return nil
@@ -179,7 +212,7 @@ func (c *call) setModel(model string) {
 // allow checks the model against the key. A key that is limited to some
 // models opens nothing that may cost money without naming one.
 func (c *call) allow() *refusal {
-	if len(c.key.AllowedModels) == 0 || (c.model == "" && c.endpoint.Billing == metering.Free) {
+	if len(c.key.AllowedModels) == 0 || (c.model == "" && c.free()) {
 		return nil
 	}
 	if !c.key.allowsModel(c.model) {
@@ -188,16 +221,21 @@ func (c *call) allow() *refusal {
 	return nil
 }
 
+// showRate tells the client where it stands, also if the request is refused
+// before it is counted.
+func (c *call) showRate() {
+	if c.key.RateLimitRPM > 0 {
+		c.engine.rates.look(c.key.ID, c.key.RateLimitRPM, c.row.At).show(c.w.Header())
+	}
+}
+
 // takeRate counts the request against the key's requests per minute.
 func (c *call) takeRate() *refusal {
 	if c.key.RateLimitRPM == 0 {
 		return nil
 	}
 	taken := c.engine.rates.take(c.key.ID, c.key.RateLimitRPM, c.row.At)
-	h := c.w.Header()
-	h.Set("X-RateLimit-Limit", strconv.FormatInt(taken.limit, 10))
-	h.Set("X-RateLimit-Remaining", strconv.FormatInt(taken.remaining, 10))
-	h.Set("X-RateLimit-Reset", strconv.FormatInt(taken.reset.Unix(), 10))
+	taken.show(c.w.Header())
 	if taken.allowed {
 		return nil
 	}
@@ -221,35 +259,6 @@ func trimVersion(path string) string {
 		return rest
 	}
 	return path
-}
-
-// findSecret returns the first proxy key in the accepted places. Values that
-// do not look like one are somebody else's credentials.
-func findSecret(r *http.Request, query url.Values) string {
-	bearer := ""
-	if scheme, token, ok := strings.Cut(r.Header.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "Bearer") {
-		bearer = strings.TrimSpace(token)
-	}
-	for _, candidate := range []string{bearer, r.Header.Get("X-Api-Key"), r.Header.Get("X-Goog-Api-Key"), query.Get("key")} {
-		if strings.HasPrefix(candidate, billing.KeyPrefix) {
-			return candidate
-		}
-	}
-	return ""
-}
-
-// removeParameter takes a parameter out of a raw query and leaves the rest as
-// it is.
-func removeParameter(query, name string) string {
-	kept := make([]string, 0, strings.Count(query, "&")+1)
-	for part := range strings.SplitSeq(query, "&") {
-		key, _, _ := strings.Cut(part, "=")
-		if decoded, err := url.QueryUnescape(key); err == nil && decoded == name {
-			continue
-		}
-		kept = append(kept, part)
-	}
-	return strings.Join(kept, "&")
 }
 
 // hasDotSegment finds paths that a provider may resolve to another endpoint
@@ -298,8 +307,12 @@ func clientIP(r *http.Request) string {
 }
 
 // clean makes a text from outside fit to be stored: valid UTF-8 of at most
-// limit bytes without control characters, which no database need accept.
+// limit bytes without control characters, which no database need accept, and
+// without a proxy key.
 func clean(s string, limit int) string {
+	if hasSecret(s) {
+		return redacted
+	}
 	if len(s) <= limit && !strings.ContainsFunc(s, unfit) {
 		return s
 	}
@@ -327,6 +340,7 @@ func (c *call) authorize() *refusal {
 		c.priceInto(&estimate, metering.Reading{Usage: estimate.Usage, Found: true})
 	}
 	estimate.UsageSource, estimate.Error, estimate.Recovered = metering.SourceEstimated, "interrupted", true
+	estimate.Attempts = 1 // about to be made
 	hold, err := c.engine.authorizer.Hold(c.r.Context(), allowances, amount, &estimate)
 	if err != nil {
 		return refuseSpending(err)

@@ -85,6 +85,9 @@ func (d *demo) start() error {
 	if d.listen = net.JoinHostPort(cmp.Or(host, "127.0.0.1"), port); host == "" {
 		host = "0.0.0.0"
 	}
+	if err := d.checkFree(); err != nil {
+		return err
+	}
 	sandbox, err := freePort()
 	if err != nil {
 		return err
@@ -111,6 +114,16 @@ func (d *demo) start() error {
 		return fmt.Errorf("adapt the demo's Caddyfile: %w", err)
 	}
 	return caddy.Load(config, true)
+}
+
+// checkFree finds out whether somebody serves the address already: Caddy would
+// share it with another Caddy, and each would get some of the requests.
+func (d *demo) checkFree() error {
+	c, err := net.DialTimeout("tcp", d.listen, time.Second)
+	if err != nil {
+		return nil // as it should be
+	}
+	return errors.Join(fmt.Errorf("%s is in use: choose another address with --listen", d.listen), c.Close())
 }
 
 // freePort is a loopback port that nobody listens on.
@@ -187,7 +200,7 @@ curl http://%[1]s/anthropic/v1/messages -H 'x-api-key: %[3]s' -H 'anthropic-vers
 
 curl http://%[1]s/gemini/v1beta/models/gemini-2.5-flash:generateContent -H 'x-goog-api-key: %[3]s' -H 'Content-Type: application/json' -d '{"contents":[{"role":"user","parts":[{"text":"Hello"}]}]}'
 
-Then see what they cost, and what is left:
+A moment later, see what they cost, and what is left:
 
 curl http://%[1]s/v1/audit -H 'Authorization: Bearer %[2]s'
 curl http://%[1]s/v1/account -H 'Authorization: Bearer %[2]s'

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -25,8 +26,8 @@ var engines = caddy.NewUsagePool()
 const (
 	// keysPoll bounds how long another node's change of a key goes unseen.
 	keysPoll = 500 * time.Millisecond
-	// leasesSweep is how often leases of ended periods are given back.
-	leasesSweep = time.Minute
+	// leasesSweep is how often leases that are not used are given back.
+	leasesSweep = 5 * time.Second
 	// closeTimeout bounds how long the last reference waits for requests and
 	// for the store. What is not posted by then is in the journal.
 	closeTimeout = 10 * time.Second
@@ -40,6 +41,7 @@ var errStopped = errors.New("gateway is stopping")
 type engine struct {
 	config     engineConfig
 	log        *zap.Logger
+	requestLog *zap.Logger // for what each request may have to say
 	store      billing.Store
 	journal    *journal.Journal
 	poster     *billing.Poster
@@ -84,18 +86,29 @@ func loadEngine(config engineConfig) (*engine, error) {
 		return nil, shared
 	}
 	e, _, err := engines.LoadOrNew(config, func() (caddy.Destructor, error) {
+		log := caddy.Log().Named("llm_gateway")
 		return &engine{
-			config: config,
-			log:    caddy.Log().Named("llm_gateway"),
-			opened: make(chan struct{}),
-			idle:   make(chan struct{}, 1),
-			rates:  newRateWindows(),
+			config:     config,
+			log:        log,
+			requestLog: perRequest(log),
+			opened:     make(chan struct{}),
+			idle:       make(chan struct{}, 1),
+			rates:      newRateWindows(),
 		}, nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return e.(*engine), nil
+}
+
+// perRequest returns a logger for messages that every request may cause: with
+// a full disk, thousands a second. It passes ten of each in a second.
+func perRequest(log *zap.Logger) *zap.Logger {
+	const each = 10
+	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(core, time.Second, each, 0)
+	}))
 }
 
 // open connects to the store, recovers the journal and starts the background
@@ -262,8 +275,8 @@ func (e *engine) sweepLeases(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if err := e.authorizer.GiveBackEnded(ctx, time.Now()); err != nil && ctx.Err() == nil {
-			e.log.Warn("cannot give back leases of ended periods", zap.Error(err))
+		if err := e.authorizer.GiveBackIdle(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			e.log.Warn("cannot give back unused leases", zap.Error(err))
 		}
 		e.rates.sweep(time.Now())
 	}
@@ -273,7 +286,7 @@ func (e *engine) sweepLeases(ctx context.Context) {
 func (e *engine) record(s *billing.Settlement) {
 	segment, err := e.journal.Append(billing.RecordSettle, s)
 	if err != nil {
-		e.log.Error("journal does not take a record", zap.String("request_id", s.RequestID), zap.Error(err))
+		e.requestLog.Error("journal does not take a record", zap.String("request_id", s.RequestID), zap.Error(err))
 	}
 	e.poster.Post(*s, segment)
 }

@@ -36,11 +36,11 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision finds the app.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	app, err := ctx.AppIfConfigured("llm_gateway")
+	app, err := FindApp(ctx)
 	if err != nil {
-		return fmt.Errorf("the llm_gateway handler needs the global option llm_gateway: %w", err)
+		return err
 	}
-	h.app = app.(*App)
+	h.app = app
 	h.log.log = ctx.Logger(caddyhttp.App{}).Named("log.access")
 	return nil
 }
@@ -98,10 +98,8 @@ func (c *call) serve() *refusal {
 // findPrice finds the rule that prices the request. Unknown is not zero: what
 // has no price follows the operator's policy.
 func (c *call) findPrice() *refusal {
-	if c.endpoint.Billing == metering.Unpriced && c.provider.free(c.path) {
+	if c.free() {
 		c.endpoint.Billing = metering.Free
-	}
-	if c.endpoint.Billing == metering.Free {
 		return nil
 	}
 	if c.endpoint.Billing == metering.Metered && !c.request.Background {
@@ -130,32 +128,43 @@ func (c *call) unpricedHelp() string {
 	case c.request.Background:
 		return "The cost of a background response is not known when it is answered. " +
 			"Send it without background, or set `unpriced ceiling` in the llm_gateway options."
+	case c.endpoint.Billing == metering.Metered && c.model == "":
+		return "The request names no model, so it has no price."
 	case c.endpoint.Billing == metering.Metered:
-		return fmt.Sprintf("The model %q of provider %s has no price. Add one to the llm_gateway options of the Caddyfile: "+
-			"`price %s %s { input 1.00 ; output 2.00 }`, in USD per million tokens, each on a line of its own.",
+		return fmt.Sprintf("The model %q of provider %s has no price. Add one, in USD per million tokens, "+
+			"to the llm_gateway options of the Caddyfile:\n"+
+			"price %s %s {\n\tinput 1.00\n\toutput 2.00\n}",
 			c.row.Model, c.row.Provider, c.row.Provider, c.row.Model)
 	default:
-		return fmt.Sprintf("What a request to this endpoint costs is not known to the gateway. If it costs nothing, "+
+		return fmt.Sprintf("What a request to this endpoint of provider %s costs is not known to the gateway, "+
+			"even if it is free at another provider of the same protocol. If it costs nothing, "+
 			"add `free_route %s` to the options of provider %s; or set `unpriced ceiling` or `unpriced record`.",
-			c.path, c.row.Provider)
+			c.row.Provider, c.path, c.row.Provider)
 	}
 }
 
+// maxRefusedRows is how many refused requests of a key have audit rows in a
+// calendar minute. A client that cannot stop trying must not fill the disk;
+// the metric counts all.
+const maxRefusedRows = 60
+
 // refuse answers the client with an error of the gateway's own. Refusals of
-// requests with a valid key have an audit row, too.
+// requests with a valid key have an audit row, too, within bounds.
 func (c *call) refuse(refused *refusal) {
 	c.row.Status = refused.status
 	switch {
-	case refused.status >= http.StatusInternalServerError:
-		c.app.log.Warn(refused.text, zap.String("request_id", c.row.RequestID),
+	case refused.status >= http.StatusInternalServerError && c.r.Context().Err() == nil:
+		c.app.requestLog.Warn(refused.text, zap.String("request_id", c.row.RequestID),
 			zap.String("provider", c.row.Provider), zap.Error(errors.Unwrap(refused)))
-	case refused.cause != nil:
-		c.app.log.Debug(refused.text, zap.String("request_id", c.row.RequestID), zap.NamedError("cause", refused.cause))
+	case refused.cause != nil: // be it that the client has left: nothing is wrong then
+		c.app.requestLog.Debug(refused.text, zap.String("request_id", c.row.RequestID), zap.NamedError("cause", refused.cause))
 	}
 	if c.key != nil && c.row.Error == "" {
 		c.row.Error = refused.text
 		c.row.Latency = time.Since(c.row.At)
-		c.engine.record(&c.row)
+		if c.engine.rates.take("refused:"+c.key.ID, maxRefusedRows, time.Now()).allowed {
+			c.engine.record(&c.row)
+		}
 	}
 	refused.write(c.w, c.errorProtocol())
 }

@@ -262,6 +262,14 @@ func TestRefusals(t *testing.T) {
 		{"empty body", "POST", chat, good, "", nil, 400, "invalid request body"},
 		{"large body", "POST", chat, good, `{"model":"` + strings.Repeat("x", 200<<10) + `"}`, nil, 413, "request body too large"},
 		{"path that resolves elsewhere", "POST", "/openai/v1/files/%2e%2e/chat/completions", good, hello, nil, 400, "invalid request path"},
+		{"path with an escaped slash after the provider", "POST", "/openai%2Fv1%2Fchat/completions", good, hello, nil, 400, "invalid request path"},
+		{"path with an escaped slash after the version", "POST", "/openai/v1%2Fchat/completions", good, hello, nil, 400, "invalid request path"},
+		{"path with an escaped version", "GET", "/openai/%76%31/models", good, "", nil, 400, "invalid request path"},
+		{"path with a key", "GET", "/openai/v1/models/" + unknownKey, good, "", nil, 400, "invalid request path"},
+		{"path with an escaped key", "GET", "/openai/v1/models/%73k-proxy%2d" + unknownKey[9:], good, "", nil, 400, "invalid request path"},
+		{"free at OpenAI, not at another", "POST", "/local/moderations", good, `{"model":"m","input":"x"}`, nil, 400, "model not priced"},
+		{"upload that is free at OpenAI", "POST", "/local/files", good, "x", []string{"Content-Type", "text/plain"}, 400, "model not priced"},
+		{"no model, free at OpenAI only", "POST", "/local/conversations", mini, "{}", nil, 403, "model_not_allowed"},
 		{"model without a price", "POST", chat, good, fmt.Sprintf(helloTo, "gpt-99"), nil, 400, "model not priced"},
 		{"endpoint without a price", "POST", "/openai/v1/images/generations", good, `{"model":"dall-e-3"}`, nil, 400, "model not priced"},
 		{"background response", "POST", "/openai/v1/responses", good, `{"model":"gpt-4o","input":"x","background":true}`, nil, 400, "model not priced"},
@@ -339,6 +347,14 @@ func TestAccessLogHidesKeys(t *testing.T) {
 	n.do(t, "POST", gemini+"?alt=json&key="+key, "", `{"contents":[]}`)
 	n.do(t, "POST", gemini, "", `{"contents":[]}`, "X-Goog-Api-Key", key)
 	n.do(t, "GET", "/elsewhere?key="+unknownKey, "", "")
+	tail := unknownKey[len(billing.KeyPrefix):]
+	n.do(t, "GET", "/elsewhere?a=1&%6bey=other-credential;key=another-credential", "", "")
+	n.do(t, "POST", chat+"?%6bey="+key, "", hello)
+	n.do(t, "POST", chat+"?a=1;key="+key, "", hello)
+	n.do(t, "POST", chat+"?x=%73%6b-proxy%2d"+tail+"&"+key+"&y=%zz"+key, key, hello)
+	n.do(t, "GET", "/openai/v1/models/"+key+"?page=2", key, "")
+	n.do(t, "GET", "/elsewhere/sk%252Dproxy-"+tail, "", "")
+	n.do(t, "POST", chat, key, hello, "Api-Key", key, "Referer", "http://localhost/?key=sk-proxy%2D"+tail, "User-Agent", key, key, "1")
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -346,13 +362,18 @@ func TestAccessLogHidesKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if lines := bytes.Count(b, []byte("handled request")); lines != 5 {
-		t.Errorf("%d lines for 5 requests:\n%s", lines, b)
+	if lines := bytes.Count(b, []byte("handled request")); lines != 12 {
+		t.Errorf("%d lines for 12 requests:\n%s", lines, b)
 	}
-	if bytes.Contains(b, []byte(billing.KeyPrefix)) {
-		t.Errorf("a key is in the access log:\n%s", b)
+	for _, secret := range []string{key[len(billing.KeyPrefix):], tail, "credential"} {
+		if bytes.Contains(bytes.ToLower(b), []byte(secret)) {
+			t.Errorf("%s is in the access log:\n%s", secret, b)
+		}
 	}
-	for _, want := range []string{`"uri":"` + gemini + `?alt=json&key=REDACTED"`, `"X-Goog-Api-Key":["REDACTED"]`, `"status":418`} {
+	for _, want := range []string{`"uri":"` + gemini + `?alt=json&key=REDACTED"`, `"X-Goog-Api-Key":["REDACTED"]`, `"status":418`,
+		`"uri":"/openai/v1/models/REDACTED?page=2"`, `"Api-Key":["REDACTED"]`, `"User-Agent":["REDACTED"]`,
+		`"uri":"` + chat + `?x=REDACTED&REDACTED&y=REDACTED"`, `"uri":"` + chat + `?a=1;key=REDACTED"`,
+	} {
 		if !bytes.Contains(b, []byte(want)) {
 			t.Errorf("no %s in the access log:\n%s", want, b)
 		}
@@ -535,7 +556,8 @@ func TestWhatGoesWrongUpstreamIsRelayedAndMarked(t *testing.T) {
 		{"reset before the answer", chat, hello, []string{"X-Sandbox-Fail", "reset"}, 502, false, metering.SourceNone, "upstream request failed", true},
 		{"reset in a stream", chat, stream, append(long, "X-Sandbox-Fail", "reset"), 200, true, metering.SourceEstimated, "upstream response broke off", false},
 		{"cut stream", chat, stream, append(long, "X-Sandbox-Fail", "truncate"), 200, false, metering.SourceEstimated, "", false},
-		{"error in a stream", chat, stream, append(long, "X-Sandbox-Fail", "error"), 200, false, metering.SourceNone, "upstream error in response", true},
+		{"error in a stream after text", chat, stream, append(long, "X-Sandbox-Fail", "error"), 200, false, metering.SourceEstimated, "upstream error in response", false},
+		{"error first in a stream", chat, stream, []string{"X-Sandbox-Fail", "error", "X-Sandbox-Fail-After", "0"}, 200, false, metering.SourceNone, "upstream error in response", true},
 		{"broken event in a stream", chat, stream, append(long, "X-Sandbox-Fail", "broken_sse"), 200, false, metering.SourceProvider, "", false},
 		{"large event", chat, stream, append(long, "X-Sandbox-Fail", "big_line", "X-Sandbox-Text-Bytes", "10000000"), 200, false, metering.SourceProvider, "", false},
 		{"reset in an anthropic stream", messages, strings.Replace(claude, "{", `{"stream":true,`, 1),
@@ -706,6 +728,14 @@ func TestParametersAreRemovedFromTheRawQuery(t *testing.T) {
 		"%6bey=s&a": "a", "keys=1": "keys=1", "key=1&key=2": "", "key": "",
 	} {
 		if diff := cmp.Diff(want, removeParameter(query, "key")); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", query, diff)
+		}
+	}
+	for query, want := range map[string]string{
+		"": "", "a=%zz&&b=%20": "a=%zz&&b=%20", "a=sk-proxy": "a=sk-proxy", "x=%20&k=sk-proxy-1&y=%2f;&&": "x=%20&y=%2f;&&",
+		"sk-proxy-1": "", "a=1;key=sk-proxy-1&b": "b", "a=%73k%2Dproxy-1": "", "a=%2573k-proxy-1&b=2": "b=2",
+	} {
+		if diff := cmp.Diff(want, removeSecrets(query)); diff != "" {
 			t.Errorf("%q (-want +got):\n%s", query, diff)
 		}
 	}

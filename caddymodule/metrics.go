@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/metering"
 )
 
 // The collectors live as long as the process: each configuration has a
@@ -80,18 +81,43 @@ func observeRequest(c *call) {
 	requestsTotal.WithLabelValues(c.provider.name, strconv.Itoa(c.row.Status)).Inc()
 }
 
+// observePosted sums a batch first: a label look-up costs more than an
+// addition.
 func observePosted(batch []billing.Settlement) {
+	type group struct {
+		provider string
+		source   metering.Source
+	}
+	type sums struct {
+		settlements, mismatches    int
+		prompt, completion, cached int64
+		yours, market              billing.Money
+	}
+	groups := make(map[group]*sums)
 	for i := range batch {
 		s := &batch[i]
-		provider := s.Provider
-		tokensTotal.WithLabelValues(provider, "prompt").Add(float64(s.Usage.Prompt()))
-		tokensTotal.WithLabelValues(provider, "completion").Add(float64(s.Usage.Completion()))
-		tokensTotal.WithLabelValues(provider, "cached").Add(float64(s.Usage.Cached()))
-		costTotal.WithLabelValues(provider, "yours").Add(float64(s.Cost))
-		costTotal.WithLabelValues(provider, "market").Add(float64(s.MarketCost))
-		settlementsTotal.WithLabelValues(provider, string(s.UsageSource)).Inc()
-		if s.UsageMismatch {
-			mismatchesTotal.WithLabelValues(provider).Inc()
+		g := groups[group{s.Provider, s.UsageSource}]
+		if g == nil {
+			g = new(sums)
+			groups[group{s.Provider, s.UsageSource}] = g
 		}
+		g.settlements++
+		g.prompt += s.Usage.Prompt()
+		g.completion += s.Usage.Completion()
+		g.cached += s.Usage.Cached()
+		g.yours += s.Cost
+		g.market += s.MarketCost
+		if s.UsageMismatch {
+			g.mismatches++
+		}
+	}
+	for key, g := range groups {
+		settlementsTotal.WithLabelValues(key.provider, string(key.source)).Add(float64(g.settlements))
+		mismatchesTotal.WithLabelValues(key.provider).Add(float64(g.mismatches))
+		tokensTotal.WithLabelValues(key.provider, "prompt").Add(float64(g.prompt))
+		tokensTotal.WithLabelValues(key.provider, "completion").Add(float64(g.completion))
+		tokensTotal.WithLabelValues(key.provider, "cached").Add(float64(g.cached))
+		costTotal.WithLabelValues(key.provider, "yours").Add(float64(g.yours))
+		costTotal.WithLabelValues(key.provider, "market").Add(float64(g.market))
 	}
 }

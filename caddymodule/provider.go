@@ -39,9 +39,11 @@ type Provider struct {
 	// with enough idle connections for a busy gateway.
 	TransportRaw json.RawMessage `json:"transport,omitempty" caddy:"namespace=http.reverse_proxy.transport inline_key=protocol"`
 
-	// FreeRoutes are path patterns, without version, of endpoints that the
-	// gateway does not know and that cost nothing: requests to them are
-	// forwarded without a price. A * stands for any characters.
+	// FreeRoutes are path patterns, without version, of endpoints that cost
+	// nothing, though the gateway does not know it: requests to them are
+	// forwarded without a price. A * stands for any characters. The three
+	// known providers' own free endpoints need no mention; those of others
+	// do, unless they only read or delete.
 	FreeRoutes []string `json:"free_routes,omitempty"`
 
 	name      string
@@ -141,6 +143,10 @@ func parseBaseURL(text string) (*url.URL, error) {
 	base.Path, base.RawPath = strings.TrimRight(base.Path, "/"), ""
 	return base, nil
 }
+
+// isOriginal tells whether the provider is the one whose API its protocol is,
+// so that what is known to be free there is free here.
+func (p *Provider) isOriginal() bool { return known[p.name].protocol == p.Protocol }
 
 // configured tells whether the provider has a credential.
 func (p *Provider) configured() bool { return p.APIKey != "" }

@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -30,6 +31,8 @@ type response struct {
 	ttfb     time.Duration
 	// ended tells that the provider's answer was read to its end.
 	ended bool
+	// delivered tells that the client has got all of it before it was settled.
+	delivered bool
 	// torn tells that it ended in the middle of an event.
 	torn bool
 	// drained tells that the client left before the provider's last word.
@@ -64,7 +67,15 @@ func (c *call) relay(res *http.Response) {
 		c.w.Header().Del("Content-Length")
 	}
 	c.response.meter = c.endpoint.NewMeter()
-	switch c.endpoint.ResponseFraming(res.Header.Get("Content-Type")) {
+	framing := c.endpoint.ResponseFraming(res.Header.Get("Content-Type"))
+	if c.row.Streaming && framing != metering.EventStream {
+		peeked := bufio.NewReader(body)
+		body = peeked
+		if startsEvent(peeked) {
+			framing = metering.EventStream
+		}
+	}
+	switch framing {
 	case metering.EventStream:
 		c.relayEvents(sse.NewReader(body))
 	case metering.ArrayStream:
@@ -72,6 +83,24 @@ func (c *call) relay(res *http.Response) {
 	default:
 		c.relayWhole(body)
 	}
+}
+
+// eventStarts are what the first line of an event stream can start with, and
+// no JSON value does.
+var eventStarts = []string{":", "data:", "event:", "id:", "retry:"}
+
+// startsEvent tells whether a body is an event stream whatever its content
+// type says. It waits for no more bytes than it takes to tell.
+func startsEvent(body *bufio.Reader) bool {
+	first, _ := body.Peek(1) // an error comes again when the body is read
+	for _, start := range eventStarts {
+		if string(first) != start[:1] {
+			continue
+		}
+		head, _ := body.Peek(len(start))
+		return string(head) == start
+	}
+	return false
 }
 
 // relayEvents passes a stream on, event by event. Events that arrive together
@@ -104,6 +133,7 @@ func (c *call) relayEvents(events *sse.Reader) {
 	}
 	// The end of the response is the last word of a stream that has none of
 	// its own.
+	c.response.delivered = c.response.ended && out.err == nil
 	c.settle()
 	c.endResponse()
 }
@@ -147,11 +177,7 @@ func (c *call) relayWhole(body io.Reader) {
 		c.response.meter.Read(buffer.Bytes())
 	}
 	if n > maxMeteredBody {
-		c.w.WriteHeader(c.row.Status)
-		_, copyErr := io.Copy(c.w, io.MultiReader(buffer, body))
-		c.response.failure = errors.Join(fmt.Errorf("response of more than %d bytes", maxMeteredBody), copyErr)
-		c.response.meter = nil // it has not read anything
-		c.settle()
+		c.relayLarge(io.MultiReader(buffer, body))
 		return
 	}
 	c.settle()
@@ -160,6 +186,18 @@ func (c *call) relayWhole(body io.Reader) {
 	}
 	c.w.WriteHeader(c.row.Status)
 	_, _ = c.w.Write(buffer.Bytes()) // the client is gone; the row says what it cost
+	c.endResponse()
+}
+
+// relayLarge passes on a body that is too large to be metered. What it cost is
+// estimated before any of it goes out: it has told nothing by then.
+func (c *call) relayLarge(body io.Reader) {
+	c.response.failure = fmt.Errorf("response of more than %d bytes", maxMeteredBody)
+	c.response.meter = nil // it has not read anything
+	c.settle()
+	c.w.WriteHeader(c.row.Status)
+	_, err := io.Copy(c.w, body)
+	c.response.ended = err == nil
 	c.endResponse()
 }
 
@@ -188,6 +226,7 @@ func (c *call) relayRaw(body io.Reader) {
 		}
 		break
 	}
+	c.response.delivered = c.response.ended && out.err == nil
 	c.settle()
 	c.endResponse()
 }

@@ -144,7 +144,7 @@ func outgoingHeader(in http.Header) http.Header {
 	out := make(http.Header, len(in)+1)
 	dropped := connectionOptions(in)
 	for name, values := range in {
-		if !private[name] && !hopByHop[name] && !dropped[name] {
+		if !private[name] && !hopByHop[name] && !dropped[name] && !headerHasSecret(name, values) {
 			out[name] = values
 		}
 	}
@@ -180,10 +180,25 @@ var incomingPrivate = map[string]bool{
 // providerRequestID is where a client finds the provider's X-Request-Id.
 const providerRequestID = "X-Provider-Request-Id"
 
+// own are response headers that tell of the gateway where it has set them,
+// and else of the provider.
+var own = map[string]bool{
+	"X-Ratelimit-Limit":     true,
+	"X-Ratelimit-Remaining": true,
+	"X-Ratelimit-Reset":     true,
+	"X-Budget-Warning":      true,
+}
+
+// ownPrefix starts the names of headers that only ever tell of the gateway.
+const ownPrefix = "X-Gateway-"
+
 func copyResponseHeader(to, from http.Header) {
 	dropped := connectionOptions(from)
 	for name, values := range from {
-		if !incomingPrivate[name] && !hopByHop[name] && !dropped[name] {
+		if incomingPrivate[name] || hopByHop[name] || dropped[name] || strings.HasPrefix(name, ownPrefix) {
+			continue
+		}
+		if _, set := to[name]; !set || !own[name] {
 			to[name] = values
 		}
 	}

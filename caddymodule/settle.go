@@ -21,10 +21,10 @@ func (c *call) settle() {
 	}
 	hold := c.hold
 	c.hold = nil
-	c.response.drained = c.response.upstream != nil && c.response.upstream.gone()
+	c.response.drained = !c.response.delivered && c.response.upstream != nil && c.response.upstream.gone()
 	c.finishRow()
 	if err := hold.Settle(&c.row); err != nil {
-		c.engine.log.Error("journal does not take a settlement; it goes to the store without",
+		c.engine.requestLog.Error("journal does not take a settlement; it goes to the store without",
 			zap.String("request_id", c.row.RequestID), zap.Error(err))
 	}
 }
@@ -42,7 +42,7 @@ func (c *call) progress(reading metering.Reading) {
 	row.Error, row.Recovered = "interrupted", true
 	c.priceInto(&row, reading)
 	if err := c.hold.Progress(&row); err != nil {
-		c.engine.log.Error("journal does not take progress", zap.String("request_id", row.RequestID), zap.Error(err))
+		c.engine.requestLog.Error("journal does not take progress", zap.String("request_id", row.RequestID), zap.Error(err))
 	}
 }
 
@@ -75,7 +75,8 @@ func (c *call) finishRow() {
 
 // outcome is the usage to charge, and where it comes from: the provider's
 // last word; else what it has said, with the text that was seen; else an
-// estimate. A provider that only reports an error is not paid for it.
+// estimate. An error is free if it is all that the provider has to say; after
+// text it is not, since the provider will charge for that text.
 func (c *call) outcome() (metering.Reading, metering.Source) {
 	if c.response.meter == nil {
 		return c.unmetered()
@@ -90,7 +91,7 @@ func (c *call) outcome() (metering.Reading, metering.Source) {
 	case reading.Found:
 		reading.Usage.Output += max(0, estimated-reading.Usage.Completion())
 		return reading, metering.SourcePartial
-	case reading.Failed:
+	case reading.Failed && reading.TextBytes == 0:
 		return reading, metering.SourceNone
 	default:
 		reading.Usage.Input = c.request.PromptTokens
@@ -126,7 +127,7 @@ func (c *call) priceInto(row *billing.Settlement, reading metering.Reading) {
 	cost, err := c.app.book.Price(rule, reading, row.At, c.app.discount)
 	if err != nil {
 		// Counts beyond all reason: what was held is the best that is known.
-		c.engine.log.Error("cannot price a usage; charging its hold", zap.String("request_id", row.RequestID), zap.Error(err))
+		c.engine.requestLog.Error("cannot price a usage; charging its hold", zap.String("request_id", row.RequestID), zap.Error(err))
 		cost = metering.Cost{Market: c.held, Yours: c.held, RuleID: rule.ID}
 	}
 	row.Cost, row.MarketCost, row.PriceRuleID = cost.Yours, cost.Market, cost.RuleID

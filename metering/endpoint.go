@@ -1,7 +1,6 @@
 package metering
 
 import (
-	"mime"
 	"net/http"
 	"net/url"
 	"path"
@@ -39,10 +38,13 @@ func Classify(p Protocol, method, path string, query url.Values) Endpoint {
 // ResponseFraming is how a response of the endpoint is framed: its content
 // type decides, since a provider may answer a stream request with a plain
 // body, an error for example, and a compatible server the other way round.
+// Only the start of the content type is looked at, since its parameters need
+// not be well-formed.
 func (e Endpoint) ResponseFraming(contentType string) Framing {
-	mediaType, _, err := mime.ParseMediaType(contentType)
+	const events = "text/event-stream"
+	contentType = strings.TrimSpace(contentType)
 	switch {
-	case err == nil && mediaType == "text/event-stream":
+	case len(contentType) >= len(events) && strings.EqualFold(contentType[:len(events)], events):
 		return EventStream
 	case e.Framing == ArrayStream:
 		return ArrayStream
@@ -72,7 +74,9 @@ func isAmbiguous(r rune) bool {
 	return r <= ' ' || r >= 0x7F || strings.ContainsRune(`%\;?#`, r)
 }
 
-func isReading(method string) bool {
+// IsReading tells that a method reads, lists or deletes: at every provider,
+// what it does costs nothing unless the path opens a socket.
+func IsReading(method string) bool {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodDelete:
 		return true
@@ -157,7 +161,7 @@ var openAICollections = []string{
 }
 
 func classifyOpenAI(method, path string) Endpoint {
-	if isReading(method) {
+	if IsReading(method) {
 		// Reading "responses" itself is not a listing: it opens a WebSocket.
 		if opensSocket(path) || path == "responses" && method == http.MethodGet {
 			return Endpoint{Name: "realtime"}
@@ -191,7 +195,7 @@ func classifyAnthropic(method, path string) Endpoint {
 	if version != "v1" {
 		rest = ""
 	}
-	if isReading(method) {
+	if IsReading(method) {
 		if opensSocket(path) {
 			return Endpoint{Name: "realtime"}
 		}
@@ -244,7 +248,7 @@ func classifyGemini(method, path string, query url.Values) Endpoint {
 		return e
 	}
 	_, rest, _ := strings.Cut(path, "/")
-	if isReading(method) {
+	if IsReading(method) {
 		if opensSocket(path) {
 			return Endpoint{Name: "realtime"}
 		}

@@ -168,6 +168,9 @@ func TestResponseFraming(t *testing.T) {
 	}{
 		{chat, "text/event-stream", metering.EventStream},
 		{chat, "Text/Event-Stream; charset=utf-8", metering.EventStream},
+		{chat, "text/event-stream; charset", metering.EventStream},
+		{chat, " TEXT/EVENT-STREAM;;=", metering.EventStream},
+		{chat, "text/event", metering.Whole},
 		{chat, "application/json", metering.Whole},
 		{chat, "", metering.Whole},
 		{array, "application/json; charset=UTF-8", metering.ArrayStream},
