@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -25,6 +26,8 @@ const Operator Role = "operator"
 type caller struct {
 	role    Role
 	account billing.Account
+	// origin is the gateway's address as the caller wrote it.
+	origin url.URL
 }
 
 type callerKey struct{}
@@ -41,10 +44,10 @@ func organizationOf(ctx context.Context) string {
 }
 
 // authorize returns the request's context with its caller. The OpenAPI
-// document is open to all.
+// document is open to all, and a webhook carries its own signature.
 func (a *api) authorize(r *http.Request) (context.Context, error) {
 	ctx := r.Context()
-	if r.URL.Path == openAPIPath {
+	if r.URL.Path == openAPIPath || r.URL.Path == webhookPath {
 		return ctx, nil
 	}
 	if err := a.authenticate(r); err != nil {
@@ -58,7 +61,15 @@ func (a *api) authorize(r *http.Request) (context.Context, error) {
 	if err != nil {
 		return nil, err
 	}
-	return context.WithValue(ctx, callerKey{}, caller{role: Operator, account: account}), nil
+	return context.WithValue(ctx, callerKey{}, caller{role: Operator, account: account, origin: originOf(r)}), nil
+}
+
+func originOf(r *http.Request) url.URL {
+	origin := url.URL{Scheme: "http", Host: r.Host, Path: "/"}
+	if r.TLS != nil {
+		origin.Scheme = "https"
+	}
+	return origin
 }
 
 // authenticate checks the operator's token.

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -60,6 +61,13 @@ type purchaseInput struct {
 	}
 }
 
+const webhookPath = "/v1/billing/webhook"
+
+type webhookInput struct {
+	Signature string `header:"Stripe-Signature" doc:"Stripe's signature of the body."`
+	RawBody   []byte `contentType:"application/json"`
+}
+
 // purchaseOutput has a transaction or a checkout as its body.
 type purchaseOutput struct {
 	Status int
@@ -81,10 +89,41 @@ func (a *api) registerBilling() {
 			"201": response[transaction](a, "Granted, as this transaction"),
 		},
 	}, a.purchase)
+	a.registerWebhook(tags)
 	register(a, huma.Operation{
 		OperationID: "list-transactions", Method: http.MethodGet, Path: "/v1/billing/transactions", Tags: tags,
 		Summary: "Ledger entries, newest first",
 	}, a.listTransactions)
+}
+
+// registerWebhook adds the operation that Stripe calls. Its signature covers
+// the body's very bytes, so these are not read as JSON on the way.
+func (a *api) registerWebhook(tags []string) {
+	request := &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{}}
+	registerOpen(a, huma.Operation{
+		OperationID: "receive-webhook", Method: http.MethodPost, Path: webhookPath, Tags: tags,
+		Summary:     "Take an event from Stripe",
+		RequestBody: request, SkipValidateBody: true,
+	}, a.receiveWebhook)
+	request.Content["application/json"].Schema = &huma.Schema{Type: huma.TypeObject, Description: "A Stripe event."}
+}
+
+func (a *api) receiveWebhook(ctx context.Context, in *webhookInput) (*struct{}, error) {
+	receiver, ok := a.gateway.Purchaser().(billing.WebhookReceiver)
+	if !ok {
+		return nil, &problem{status: http.StatusNotFound, Message: "no webhooks are expected: llm_gateway has no billing stripe block"}
+	}
+	err := receiver.Webhook(ctx, in.RawBody, in.Signature)
+	if errors.Is(err, billing.ErrWebhook) {
+		return nil, &problem{status: http.StatusBadRequest, Message: "not signed by Stripe, or too long ago: check webhook_secret and the clock"}
+	}
+	if err != nil {
+		// The sender cannot help any of this, a conflict neither: it is paid
+		// money that is not in the books, so the operator must know.
+		a.gateway.Logger().Error("a payment could not be granted: Stripe will deliver its webhook again", "error", err)
+		return nil, errInternal
+	}
+	return nil, nil
 }
 
 func (a *api) listPackages(context.Context, *struct{}) (*body[list[creditPackage]], error) {
@@ -108,11 +147,13 @@ func (a *api) purchase(ctx context.Context, in *purchaseInput) (*purchaseOutput,
 		f.add("header.Idempotency-Key", "expected text without control characters")
 		return nil, f.err()
 	}
+	origin := callerOf(ctx).origin
 	receipt, err := purchaser.Purchase(ctx, billing.Order{
 		OrganizationID: organizationOf(ctx),
 		Package:        p,
 		Actor:          string(callerOf(ctx).role),
 		IdempotencyKey: in.IdempotencyKey,
+		ReturnURL:      origin.String(),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("purchasing: %w", err)

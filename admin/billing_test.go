@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -89,9 +90,76 @@ func TestPurchaseThatMustBePaidAnswersWhere(t *testing.T) {
 	c := newClient(t, g).with(organizationHeader, otherOrg).with("Idempotency-Key", "order 1")
 	c.do(http.MethodPost, "/v1/billing/purchase", `{"package_id":"team"}`).
 		want(t, http.StatusOK, `{"checkout_url":"https://pay.example/session/1"}`)
-	want := billing.Order{OrganizationID: otherOrg, Package: g.packages[1], Actor: "operator", IdempotencyKey: "order 1"}
+	want := billing.Order{OrganizationID: otherOrg, Package: g.packages[1], Actor: "operator", IdempotencyKey: "order 1", ReturnURL: "http://example.com/"}
 	if shop.order != want {
 		t.Errorf("order %+v, want %+v", shop.order, want)
+	}
+}
+
+// hookedCashier is told of payments, too.
+type hookedCashier struct {
+	cashier
+	err             error
+	body, signature string
+}
+
+func (c *hookedCashier) Webhook(_ context.Context, body []byte, signature string) error {
+	c.body, c.signature = string(body), signature
+	return c.err
+}
+
+func TestWebhookReachesBillingAsItCame(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	shop := &hookedCashier{}
+	g.purchaser = shop
+	c := newClient(t, g).with("Stripe-Signature", "t=1,v1=ab")
+	c.header.Del("Authorization")
+	const body = " {\"b\": 1,\n\"a\":1.0e0}\n"
+	c.do(http.MethodPost, "/v1/billing/webhook", body).want(t, http.StatusNoContent)
+	if shop.body != body || shop.signature != "t=1,v1=ab" {
+		t.Errorf("body %q, signature %q", shop.body, shop.signature)
+	}
+
+	largest := `"` + strings.Repeat("x", maxBody-2) + `"`
+	c.with("Content-Type", "text/plain").do(http.MethodPost, "/v1/billing/webhook", largest+" ").
+		want(t, http.StatusRequestEntityTooLarge, "larger than 1 MiB")
+	if shop.body != body {
+		t.Error("a body that is too large reached billing")
+	}
+}
+
+func TestWebhookThatIsNotTaken(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		err    error
+		status int
+		part   string
+		logged bool
+	}{
+		"forged":                  {fmt.Errorf("%w: no signature", billing.ErrWebhook), http.StatusBadRequest, "not signed by Stripe", false},
+		"paid with other content": {fmt.Errorf("append: %w", billing.ErrConflict), http.StatusInternalServerError, "internal error", true},
+		"unknown organization":    {fmt.Errorf("append: %w", billing.ErrNotFound), http.StatusInternalServerError, "internal error", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			g := newGateway(t)
+			g.purchaser = &hookedCashier{err: test.err}
+			newClient(t, g).do(http.MethodPost, "/v1/billing/webhook", "{}").want(t, test.status, test.part)
+			if logged := strings.Contains(g.log.String(), test.err.Error()); logged != test.logged {
+				t.Errorf("logged: %t, want %t: %s", logged, test.logged, g.log.String())
+			}
+		})
+	}
+}
+
+func TestWebhookWithoutAnybodyToTakeIt(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	for _, purchaser := range []billing.Purchaser{g.purchaser, nil} {
+		g.purchaser = purchaser
+		newClient(t, g).do(http.MethodPost, "/v1/billing/webhook", "{}").
+			want(t, http.StatusNotFound, "no webhooks are expected: llm_gateway has no billing stripe block")
 	}
 }
 

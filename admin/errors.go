@@ -111,6 +111,10 @@ func (a *api) present(ctx huma.Context, _ string, body any) (any, error) {
 	ctx.SetHeader("Content-Type", "application/json")
 	var f faults
 	for _, d := range m.Errors {
+		if names, ok := d.Value.(faults); ok {
+			f = append(f, names...)
+			continue
+		}
 		f.add(d.Location, d.Message)
 	}
 	slices.SortFunc(f, func(x, y problemDetail) int { return cmp.Compare(x.Location, y.Location) })

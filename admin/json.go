@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"reflect"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
 )
 
 // jsonFormat reads and writes bodies. Unlike huma's default it refuses text
@@ -35,8 +38,103 @@ func unmarshalJSON(data []byte, v any) error {
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return errors.New("more than one value")
 	}
+	if f := checkFieldNames(data); len(f) > 0 {
+		// Of no kind that a schema allows, so that validation refuses it; see
+		// present for what the client is told.
+		*generic = f
+		return nil
+	}
 	*generic = withFloats(*generic)
 	return nil
+}
+
+// checkFieldNames finds the names that are read in more ways than one: those
+// that appear twice in an object, and those that are a field's but for their
+// case, which encoding/json takes for that field. What is validated would not
+// be what is stored. All fields of this API have lower-case names.
+//
+// The data is valid JSON.
+func checkFieldNames(data []byte) faults {
+	var f faults
+	var path fieldPath
+	d := json.NewDecoder(bytes.NewReader(data))
+	for len(f) < maxDetails {
+		token, err := d.Token()
+		if err != nil {
+			break // the end
+		}
+		if name, ok := token.(string); ok && path.expectsName() {
+			if fault := path.enter(name); fault != "" {
+				f.add(path.String(), fault)
+			}
+			continue
+		}
+		switch token {
+		case json.Delim('{'):
+			path = append(path, fieldLevel{seen: map[string]bool{}})
+		case json.Delim('['):
+			path = append(path, fieldLevel{})
+		case json.Delim('}'), json.Delim(']'):
+			path = path[:len(path)-1]
+			path.leave()
+		default:
+			path.leave()
+		}
+	}
+	return f
+}
+
+// fieldPath is where in a body a reader is: the objects and arrays around it.
+type fieldPath []fieldLevel
+
+type fieldLevel struct {
+	seen  map[string]bool // the names so far; nil for an array
+	name  string
+	named bool // the value of name comes next
+	index int
+}
+
+func (p fieldPath) expectsName() bool {
+	return len(p) > 0 && p[len(p)-1].seen != nil && !p[len(p)-1].named
+}
+
+// enter takes the name of the next value and returns what is wrong with it.
+func (p fieldPath) enter(name string) (fault string) {
+	top := &p[len(p)-1]
+	top.name, top.named = name, true
+	switch {
+	case top.seen[name]:
+		return "appears twice"
+	case strings.ContainsFunc(name, notInFieldName):
+		return validation.MsgUnexpectedProperty
+	}
+	top.seen[name] = true
+	return ""
+}
+
+func notInFieldName(c rune) bool {
+	return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '_'
+}
+
+// leave ends a value.
+func (p fieldPath) leave() {
+	if len(p) > 0 {
+		p[len(p)-1].named = false
+		p[len(p)-1].index++
+	}
+}
+
+func (p fieldPath) String() string {
+	var b strings.Builder
+	b.WriteString("body")
+	for _, level := range p {
+		if level.seen == nil {
+			fmt.Fprintf(&b, "[%d]", level.index)
+		} else {
+			b.WriteString("." + level.name)
+		}
+	}
+	return b.String()
 }
 
 // withFloats replaces numbers by floats, infinite ones if need be: the kind

@@ -144,6 +144,47 @@ func TestFaultyKeysAreRefusedByField(t *testing.T) {
 	}
 }
 
+// A field that is validated under one name and stored under another, or twice,
+// would be stored unchecked.
+func TestFieldNamesAreTakenLiterally(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	c := newClient(t, g)
+	id := c.createKey(`{"name":"to be patched"}`).ID
+	before := c.do(http.MethodGet, "/v1/keys/"+id, "").body
+	long := strings.Repeat("x", 5000)
+	for _, x := range []struct{ fields, location string }{
+		{`"rate_limit_rpm":5,"RATE_LIMIT_RPM":-5`, "body.RATE_LIMIT_RPM"},
+		{`"RATE_LIMIT_RPM":-5,"rate_limit_rpm":5`, "body.RATE_LIMIT_RPM"},
+		{`"rate_limit_rpm":-5,"rate_limit_rpm":5`, "body.rate_limit_rpm"},
+		{`"rate_limit_rpm":5,"rate\u005flimit_rpm":-5`, "body.rate_limit_rpm"},
+		{`"NAME":"x"`, "body.NAME"},
+		{`"Name":"` + long + `"`, "body.Name"},
+		{`"name":"` + long + `","name":"x"`, "body.name"},
+		{`"Usage_Limit_Reset":"yearly"`, "body.Usage_Limit_Reset"},
+		{`"uſage_limit_reset":"yearly"`, "body.uſage_limit_reset"},
+		{`"allowed_models":[{"a":1,"a":2}]`, "body.allowed_models[0].a"},
+		{`"allowed_models":["m",{"A":{}}]`, "body.allowed_models[1].A"},
+	} {
+		location := `"location":"` + x.location + `"`
+		c.do(http.MethodPatch, "/v1/keys/"+id, `{`+x.fields+`}`).want(t, http.StatusUnprocessableEntity, location)
+		body := `{"name":"a",` + x.fields + `}`
+		if strings.HasPrefix(x.fields, `"name"`) {
+			body = `{` + x.fields + `}`
+		}
+		c.do(http.MethodPost, "/v1/keys", body).want(t, http.StatusUnprocessableEntity, location)
+	}
+	c.do(http.MethodPost, "/v1/keys", `{"NAME":"x"}`).want(t, http.StatusUnprocessableEntity, `"location":"body.NAME"`)
+	c.do(http.MethodPost, "/v1/billing/purchase", `{"package_id":"starter","Package_ID":"team"}`).
+		want(t, http.StatusUnprocessableEntity, `"location":"body.Package_ID"`)
+	if after := c.do(http.MethodGet, "/v1/keys/"+id, "").body; after != before {
+		t.Errorf("a refused change was made: %s", after)
+	}
+	if n := len(decode[list[keyView]](t, c.do(http.MethodGet, "/v1/keys", "")).Data); n != 1 {
+		t.Errorf("there are %d keys, want 1", n)
+	}
+}
+
 func TestNewKeyMustNotBeExpired(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, newGateway(t))

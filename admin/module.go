@@ -2,9 +2,10 @@ package admin
 
 import (
 	"context"
-	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -22,8 +23,9 @@ func init() {
 	httpcaddyfile.RegisterDirectiveOrder("llm_gateway_admin", httpcaddyfile.Before, "reverse_proxy")
 }
 
-// Handler serves the gateway's management API under /v1. Other paths go to
-// the next handler. It needs the app `llm_gateway`.
+// Handler serves the gateway's management API under /v1, and answers 404 to
+// what does not exist there. Other paths go to the next handler. It needs the
+// app `llm_gateway`.
 type Handler struct {
 	app *caddymodule.App
 	api http.Handler
@@ -39,18 +41,23 @@ func (Handler) CaddyModule() caddy.ModuleInfo {
 
 // Provision finds the app.
 func (h *Handler) Provision(ctx caddy.Context) error {
-	app, err := ctx.AppIfConfigured("llm_gateway")
+	app, err := caddymodule.FindApp(ctx)
 	if err != nil {
-		return fmt.Errorf("the llm_gateway_admin handler needs the global option llm_gateway: %w", err)
+		return err
 	}
-	h.app = app.(*caddymodule.App)
+	h.app = app
 	h.api = New(&gateway{app: h.app, log: ctx.Slogger()})
 	return nil
 }
 
 // ServeHTTP serves the management API.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
-	if !Handles(r) {
+	switch {
+	case Handles(r):
+	case strings.HasPrefix(r.URL.Path, "/v1/"):
+		// Caddy would answer with an empty 200, which a client may take for one.
+		return answerNoRoute(w)
+	default:
 		return next.ServeHTTP(w, r)
 	}
 	release, err := h.app.Acquire(r.Context())
@@ -60,6 +67,13 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	defer release()
 	h.api.ServeHTTP(w, r)
 	return nil
+}
+
+func answerNoRoute(w http.ResponseWriter) error {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusNotFound)
+	_, err := io.WriteString(w, `{"error":"no such route"}`)
+	return err
 }
 
 func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {

@@ -55,6 +55,34 @@ func TestOpenAPIDocumentNamesNoUnusedSchema(t *testing.T) {
 	}
 }
 
+// checkFieldNames refuses all other names.
+func TestFieldsHaveLowerCaseNames(t *testing.T) {
+	t.Parallel()
+	if err := specification.load(); err != nil {
+		t.Fatal(err)
+	}
+	var d struct {
+		Components struct {
+			Schemas map[string]struct{ Properties map[string]json.RawMessage }
+		}
+	}
+	if err := json.Unmarshal(specification.text, &d); err != nil {
+		t.Fatal(err)
+	}
+	fields := 0
+	for schema, s := range d.Components.Schemas {
+		for name := range s.Properties {
+			fields++
+			if strings.ContainsFunc(name, notInFieldName) {
+				t.Errorf("field %s of %s", name, schema)
+			}
+		}
+	}
+	if fields == 0 {
+		t.Error("no fields")
+	}
+}
+
 func TestReferenceAndOpenAPIDocumentHaveTheSameRoutes(t *testing.T) {
 	t.Parallel()
 	reference, err := os.ReadFile("../docs/api.md")

@@ -20,6 +20,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/journal"
+	"github.com/caddy-llm-gateway/gateway/billing/stripe"
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
 
@@ -71,7 +72,9 @@ type App struct {
 	Drain caddy.Duration `json:"drain,omitempty"`
 
 	// DefaultMaxTokens is how many generated tokens to hold credits for when a
-	// request does not limit them itself. Default: 1024.
+	// request does not limit them itself. Such a hold is a guess: an answer
+	// that is longer is charged in full, so a balance can go below zero by
+	// what the requests in flight cost above their holds. Default: 4096.
 	DefaultMaxTokens int64 `json:"default_max_tokens,omitempty"`
 
 	// ErrorFormat is the shape of the gateway's own errors on proxy routes:
@@ -85,7 +88,8 @@ type App struct {
 	book         *metering.Book
 	discount     metering.Discount
 	log          *zap.Logger
-	replaced     *App // the one before, should this one fail to start
+	requestLog   *zap.Logger // for what each request may have to say
+	replaced     *App        // the one before, should this one fail to start
 }
 
 // running is the app of the configuration that is in force. Modules that
@@ -120,13 +124,53 @@ type Journal struct {
 
 // Billing configures how credits are bought.
 type Billing struct {
-	// Mode is "development": purchases are granted at once, without payment.
+	// Mode is "development": purchases are granted at once, without payment;
+	// or "stripe": they are paid for at Stripe Checkout first.
 	Mode string `json:"mode"`
+	// SecretKey opens Stripe's API: a placeholder such as
+	// {env.STRIPE_SECRET_KEY}, resolved when the configuration is loaded.
+	SecretKey string `json:"secret_key,omitempty"`
+	// WebhookSecret proves that webhooks are Stripe's. It is usually a
+	// placeholder, too.
+	WebhookSecret string `json:"webhook_secret,omitempty"`
+	// SuccessURL is where the customer's browser goes after it has paid.
+	// Default: "/" at the address that the purchase was asked of.
+	SuccessURL string `json:"success_url,omitempty"`
+	// CancelURL is where it goes from a purchase that is not paid for.
+	// Default: like SuccessURL.
+	CancelURL string `json:"cancel_url,omitempty"`
+	// APIBase is the address of a server to use in place of Stripe's, for
+	// tests.
+	APIBase string `json:"api_base,omitempty"`
 	// Packages are what can be bought.
 	Packages []*Package `json:"packages,omitempty"`
+
+	checkout *stripe.Checkout
 }
 
-const billingDevelopment = "development"
+const (
+	billingDevelopment = "development"
+	billingStripe      = "stripe"
+)
+
+// provision resolves the secrets. It does not connect to Stripe.
+func (b *Billing) provision(repl *caddy.Replacer) error {
+	if b.Mode != billingStripe {
+		return nil
+	}
+	var err error
+	b.checkout, err = stripe.NewCheckout(stripe.Config{
+		SecretKey:     repl.ReplaceAll(b.SecretKey, ""),
+		WebhookSecret: repl.ReplaceAll(b.WebhookSecret, ""),
+		SuccessURL:    b.SuccessURL,
+		CancelURL:     b.CancelURL,
+		APIBase:       b.APIBase,
+	})
+	if err != nil {
+		return fmt.Errorf("billing stripe: %w", err)
+	}
+	return nil
+}
 
 // Package is an amount of credits at a price.
 type Package struct {
@@ -159,6 +203,7 @@ func (App) CaddyModule() caddy.ModuleInfo {
 // Provision sets up the app. It opens no database: Start does.
 func (a *App) Provision(ctx caddy.Context) error {
 	a.log = ctx.Logger()
+	a.requestLog = perRequest(a.log)
 	a.setDefaults()
 	repl := caddy.NewReplacer()
 	a.AdminToken = repl.ReplaceAll(a.AdminToken, "")
@@ -170,6 +215,11 @@ func (a *App) Provision(ctx caddy.Context) error {
 	}
 	if _, err := a.Packages(); err != nil {
 		return err
+	}
+	if a.Billing != nil {
+		if err := a.Billing.provision(repl); err != nil {
+			return err
+		}
 	}
 	for name, p := range a.Providers {
 		if err := p.provision(ctx, name); err != nil {
@@ -225,7 +275,7 @@ func (a *App) setDefaults() {
 		a.Drain = caddy.Duration(30 * time.Second)
 	}
 	if a.DefaultMaxTokens == 0 {
-		a.DefaultMaxTokens = 1024
+		a.DefaultMaxTokens = 4096
 	}
 }
 
@@ -251,8 +301,8 @@ func (a *App) Validate() error {
 	default:
 		return fmt.Errorf("unknown error format %q: use gateway or provider", a.ErrorFormat)
 	}
-	if a.Billing != nil && a.Billing.Mode != billingDevelopment {
-		return fmt.Errorf("unknown billing mode %q: use development", a.Billing.Mode)
+	if a.Billing != nil && a.Billing.Mode != billingDevelopment && a.Billing.Mode != billingStripe {
+		return fmt.Errorf("unknown billing mode %q: use development or stripe", a.Billing.Mode)
 	}
 	if a.MaxBody < 0 || a.Drain < 0 || a.DefaultMaxTokens < 0 {
 		return errors.New("max_body, drain and default_max_tokens must not be negative")
@@ -356,6 +406,11 @@ func (a *App) Packages() ([]billing.Package, error) {
 		}
 		if p.ID == "" || price < 0 || credits <= 0 {
 			return nil, fmt.Errorf("package %q: want a name, a price of at least 0 and credits above 0", p.ID)
+		}
+		if a.Billing.Mode == billingStripe {
+			if _, err := stripe.Cents(price); err != nil {
+				return nil, fmt.Errorf("package %s: %w", p.ID, err)
+			}
 		}
 		if slices.ContainsFunc(list, func(q billing.Package) bool { return q.ID == p.ID }) {
 			return nil, fmt.Errorf("package %q: defined twice", p.ID)

@@ -56,8 +56,10 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	    admin_token <token>
 //	    unpriced refuse|ceiling|record
 //	    discount <percent>
-//	    billing development {
+//	    billing development|stripe {
 //	        package <name> <price in USD> <credits in USD>
+//	        secret_key|webhook_secret <secret>
+//	        success_url|cancel_url|api_base <url>
 //	    }
 //	    provider <name> {
 //	        protocol openai|anthropic|gemini
@@ -182,27 +184,50 @@ func (a *App) parseBilling(d *caddyfile.Dispenser) error {
 	if !d.Args(&a.Billing.Mode) {
 		return d.ArgErr()
 	}
-	if a.Billing.Mode != billingDevelopment {
-		return d.Errf("unknown billing mode %q: use development", a.Billing.Mode)
+	options := make(map[string]*string)
+	switch b := a.Billing; b.Mode {
+	case billingDevelopment:
+	case billingStripe:
+		options["secret_key"], options["webhook_secret"] = &b.SecretKey, &b.WebhookSecret
+		options["success_url"], options["cancel_url"] = &b.SuccessURL, &b.CancelURL
+		options["api_base"] = &b.APIBase
+	default:
+		return d.Errf("unknown billing mode %q: use development or stripe", b.Mode)
 	}
 	if err := noMore(d); err != nil {
 		return err
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		if d.Val() != "package" {
-			return d.Errf("unrecognized billing option %q", d.Val())
-		}
-		p := new(Package)
-		if !d.Args(&p.ID, &p.Price, &p.Credits) {
-			return d.Err("want: package <name> <price in USD> <credits in USD>")
-		}
-		if err := noMore(d); err != nil {
+		if err := a.parseBillingOption(d, options); err != nil {
 			return err
 		}
-		a.Billing.Packages = append(a.Billing.Packages, p)
-		if _, err := a.Packages(); err != nil {
-			return d.WrapErr(err)
+	}
+	if b := a.Billing; b.Mode == billingStripe && (b.SecretKey == "" || b.WebhookSecret == "") {
+		return d.Err("billing stripe needs a secret_key and a webhook_secret")
+	}
+	return nil
+}
+
+func (a *App) parseBillingOption(d *caddyfile.Dispenser, options map[string]*string) error {
+	if value, ok := options[d.Val()]; ok {
+		if *value != "" {
+			return d.Errf("billing option %q is given twice", d.Val())
 		}
+		return oneArg(d, value)
+	}
+	if d.Val() != "package" {
+		return d.Errf("unrecognized option %q of billing %s", d.Val(), a.Billing.Mode)
+	}
+	p := new(Package)
+	if !d.Args(&p.ID, &p.Price, &p.Credits) {
+		return d.Err("want: package <name> <price in USD> <credits in USD>")
+	}
+	if err := noMore(d); err != nil {
+		return err
+	}
+	a.Billing.Packages = append(a.Billing.Packages, p)
+	if _, err := a.Packages(); err != nil {
+		return d.WrapErr(err)
 	}
 	return nil
 }
@@ -350,7 +375,7 @@ func (a *App) parseDrain(d *caddyfile.Dispenser) error {
 	}
 	drain, err := caddy.ParseDuration(text)
 	if err != nil || drain <= 0 || drain > time.Hour {
-		return d.Errf("drain %q: want a duration such as 30s", text)
+		return d.Errf("drain %q: want a duration such as 30s, of at most 1h", text)
 	}
 	a.Drain = caddy.Duration(drain)
 	return nil

@@ -82,6 +82,12 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 		{"package without credits", "billing development {\npackage a 1\n}", "Caddyfile:4", "want: package <name>"},
 		{"package with a bad amount", "billing development {\npackage a 1 ten\n}", "Caddyfile:4", "invalid dollar amount"},
 		{"package twice", "billing development {\npackage a 1 1\npackage a 2 2\n}", "Caddyfile:5", "defined twice"},
+		{"unknown billing option", "billing stripe {\nsecret x\n}", "Caddyfile:4", `unrecognized option "secret" of billing stripe`},
+		{"billing option of the other mode", "billing development {\nsecret_key x\n}", "Caddyfile:4", `unrecognized option "secret_key" of billing development`},
+		{"billing option twice", "billing stripe {\nsecret_key x\nsecret_key y\n}", "Caddyfile:5", "given twice"},
+		{"stripe without a webhook secret", "billing stripe {\nsecret_key x\n}", "Caddyfile:5", "needs a secret_key and a webhook_secret"},
+		{"package below a cent", "billing stripe {\npackage a 1.005 1\n}", "Caddyfile:4", "not in whole cents"},
+		{"package below what Stripe takes", "billing stripe {\npackage a 0.49 1\n}", "Caddyfile:4", "not between 0.50"},
 		{"provider twice", "provider openai\nprovider openai", "Caddyfile:4", "configured twice"},
 		{"provider without protocol", "provider mistral {\nbase_url http://x\n}", "Caddyfile:5", "needs a protocol"},
 		{"provider without base_url", "provider mistral {\nprotocol openai\n}", "Caddyfile:5", "needs a base_url"},
@@ -117,6 +123,7 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 func FuzzCaddyfile(f *testing.F) {
 	f.Add("llm_gateway {\nstorage sqlite x\nbilling development {\npackage a 1 1\n}\n}")
 	f.Add("llm_gateway {\nprovider x {\nprotocol openai\nbase_url http://x\ntransport http\n}\nprice x y {\ninput 1\noutput 1\n}\n}")
+	f.Add("llm_gateway {\nbilling stripe {\nsecret_key x\nwebhook_secret y\nsuccess_url http://x\npackage a 1 1\n}\n}")
 	f.Fuzz(func(t *testing.T, input string) {
 		var app, again App
 		if err := app.UnmarshalCaddyfile(caddyfile.NewTestDispenser(input)); err != nil {

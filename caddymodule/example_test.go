@@ -22,6 +22,8 @@ import (
 func validate(t *testing.T, name, text string) []byte {
 	t.Helper()
 	t.Setenv("GATEWAY_DATA", t.TempDir())
+	t.Setenv("STRIPE_SECRET_KEY", "sk_test_1")
+	t.Setenv("STRIPE_WEBHOOK_SECRET", "whsec_1")
 	config, warnings, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(text), map[string]any{"filename": name})
 	if err != nil {
 		t.Fatal(err)
@@ -46,7 +48,9 @@ func TestCaddyfileExampleLoadsAndHasEveryOption(t *testing.T) {
 	}
 	config := validate(t, "Caddyfile.example", string(text))
 	for _, name := range optionNames(reflect.TypeFor[caddymodule.App]()) {
-		if !strings.Contains(string(config), `"`+name+`":`) {
+		// What excludes another option is there as a comment.
+		commented := regexp.MustCompile(`(?m)^\s*#\t+` + name + ` \S`)
+		if !strings.Contains(string(config), `"`+name+`":`) && !commented.Match(text) {
 			t.Errorf("Caddyfile.example does not show %s", name)
 		}
 	}

@@ -4,11 +4,27 @@ import (
 	"context"
 	"errors"
 
+	"github.com/caddyserver/caddy/v2"
+
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/stripe"
 )
 
 // Running returns the app of the configuration in force, or nil.
 func Running() *App { return running.Load() }
+
+// FindApp returns the app of the configuration that is being loaded, for its
+// handlers.
+func FindApp(ctx caddy.Context) (*App, error) {
+	app, err := ctx.AppIfConfigured("llm_gateway")
+	if errors.Is(err, caddy.ErrNotConfigured) {
+		return nil, errors.New("this handler needs the global option llm_gateway")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return app.(*App), nil
+}
 
 // Acquire keeps the gateway's books open until release is called. All methods
 // below need it.
@@ -38,6 +54,9 @@ func (a *App) Held(org string) billing.Money { return a.engine.authorizer.Held(o
 func (a *App) Purchaser() billing.Purchaser {
 	if a.Billing == nil {
 		return nil
+	}
+	if a.Billing.checkout != nil {
+		return stripe.Purchaser{Checkout: a.Billing.checkout, Ledger: a.engine.store}
 	}
 	return billing.DevelopmentPurchaser{Ledger: a.engine.store}
 }
