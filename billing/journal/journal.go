@@ -26,7 +26,9 @@ import (
 
 // Sync says when appended records are forced to the disk. Whatever it is, a
 // record is handed to the operating system before Append returns, so that
-// only a crash of the machine, not of the gateway, can lose one.
+// only a crash of the machine, not of the gateway, can lose one. After a
+// failed sync, what the disk holds is unknown and does not get better by
+// trying again: begin records are refused until the journal is opened anew.
 type Sync string
 
 const (
@@ -44,6 +46,7 @@ const (
 	DefaultSegmentSize = 16 << 20
 	syncEvery          = 20 * time.Millisecond
 	segmentSuffix      = ".journal"
+	damagedSuffix      = ".damaged"
 	nodeFile           = "node"
 )
 
@@ -60,17 +63,32 @@ var (
 type Options struct {
 	Sync        Sync
 	SegmentSize int64
+
+	disk disk
+}
+
+// disk is what may be full or failing. Tests bring their own.
+type disk struct {
+	reserve func(*os.File, int64) ([]byte, error)
+	sync    func(*os.File) error
 }
 
 // Journal is open for appending. Its methods may be called concurrently.
 type Journal struct {
-	dir     string
-	options Options
-	node    string
-	lock    *os.File
+	dir       string
+	options   Options
+	node      string
+	lock      *os.File
+	directory *os.File // dir itself, to sync the names in it
 
 	mu       sync.Mutex
-	segments []*segment // oldest first; the last one is appended to
+	segments []*segment // oldest first
+	active   *segment   // the newest, appended to; nil while the disk has no room for one
+	next     billing.Segment
+	unnamed  bool      // the name of a segment may not be on disk yet
+	full     error     // why the last attempt at a new segment failed
+	retryAt  time.Time // when to try again
+	failed   error     // why a sync failed
 	scratch  []byte
 	closed   bool
 
@@ -83,11 +101,12 @@ type Journal struct {
 type Recovered struct {
 	// Settlements to post, in order of their requests' first record.
 	Settlements []billing.Settlement
-	// Torn lists segments that ended in an incomplete or damaged record,
-	// with what was cut off.
+	// Torn lists what was not understood: the ends of segments that were cut
+	// off in the middle of a record, and damage between records.
 	Torn []string
 
 	segments []billing.Segment
+	damaged  map[billing.Segment]bool // between records
 }
 
 // Open opens or creates the journal in dir and reads what is in it. The
@@ -99,6 +118,12 @@ func Open(dir string, options Options) (*Journal, *Recovered, error) {
 	if options.SegmentSize == 0 {
 		options.SegmentSize = DefaultSegmentSize
 	}
+	if options.disk.reserve == nil {
+		options.disk.reserve = reserve
+	}
+	if options.disk.sync == nil {
+		options.disk.sync = (*os.File).Sync
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, nil, fmt.Errorf("create journal directory: %w", err)
 	}
@@ -106,10 +131,17 @@ func Open(dir string, options Options) (*Journal, *Recovered, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("lock journal directory %s: %w", dir, err)
 	}
-	j := &Journal{dir: dir, options: options, lock: lock, stop: make(chan struct{}), stopped: make(chan struct{})}
+	directory, err := os.Open(dir)
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open journal directory: %w", err), lock.Close())
+	}
+	j := &Journal{
+		dir: dir, options: options, lock: lock, directory: directory,
+		stop: make(chan struct{}), stopped: make(chan struct{}),
+	}
 	recovered, err := j.load()
 	if err != nil {
-		return nil, nil, errors.Join(err, lock.Close())
+		return nil, nil, errors.Join(err, directory.Close(), lock.Close())
 	}
 	go j.syncLoop()
 	return j, recovered, nil
@@ -119,7 +151,7 @@ func (j *Journal) load() (*Recovered, error) {
 	if err := j.loadNode(); err != nil {
 		return nil, err
 	}
-	ids, err := segmentIDs(j.dir)
+	ids, next, err := segmentIDs(j.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -127,13 +159,17 @@ func (j *Journal) load() (*Recovered, error) {
 	if err != nil {
 		return nil, err
 	}
-	next := billing.Segment(1)
-	for _, id := range ids {
-		j.segments = append(j.segments, &segment{id: id, pending: 1}) // until Forget
-		recovered.segments = append(recovered.segments, id)
-		next = id + 1
+	for _, id := range ids { // pending until Forget
+		j.segments = append(j.segments, &segment{id: id, pending: 1, damaged: recovered.damaged[id]})
 	}
-	return recovered, j.rotate(next)
+	recovered.segments = ids
+	j.next = next
+	// A full disk must not keep the caller from posting what is here already,
+	// which then makes room.
+	if err := j.rotate(); err != nil && !isFull(err) {
+		return nil, err
+	}
+	return recovered, nil
 }
 
 // Node is this journal's identity: it stays the same for as long as the
@@ -163,37 +199,69 @@ func (j *Journal) loadNode() error {
 
 // Append writes a record and returns the segment that holds it. The caller
 // passes that segment to Posted when the settlement that came of it is in the
-// store. After an error nothing of the record remains.
+// store.
+//
+// A begin record is refused while the disk is full or failing, and after an
+// error nothing of it remains: the request must not be sent. A full disk does
+// not refuse the other kinds, for which there is a reserve. Where they could
+// not be forced to the disk they remain all the same, since they are true.
+// What announces nothing, such as the outcome of a request that was refused,
+// is best appended as a begin record: it must not use up the reserve.
 func (j *Journal) Append(kind billing.RecordKind, s *billing.Settlement) (billing.Segment, error) {
 	j.mu.Lock()
-	if j.closed {
+	in, err := j.place(kind, s)
+	if err != nil {
 		j.mu.Unlock()
-		return 0, ErrClosed
+		return 0, err
 	}
-	active := j.segments[len(j.segments)-1]
-	if active.size >= j.options.SegmentSize {
-		if err := j.rotate(active.id + 1); err != nil {
-			j.mu.Unlock()
-			return 0, err
+	end := in.size
+	j.mu.Unlock()
+	if j.options.Sync != SyncAlways {
+		return in.id, nil
+	}
+	if err := j.syncTo(in, end); err != nil {
+		if kind == billing.RecordBegin {
+			err = errors.Join(err, j.takeBack(in, end, s))
 		}
-		active = j.segments[len(j.segments)-1]
+		return 0, err
+	}
+	return in.id, nil
+}
+
+// place puts a record where there is room. The caller holds mu.
+func (j *Journal) place(kind billing.RecordKind, s *billing.Settlement) (*segment, error) {
+	if j.closed {
+		return nil, ErrClosed
+	}
+	if kind == billing.RecordBegin && j.failed != nil {
+		return nil, j.failed
 	}
 	j.scratch = appendRecord(j.scratch[:0], kind, s)
 	if len(j.scratch) > maxRecordSize {
-		j.mu.Unlock()
-		return 0, fmt.Errorf("append to journal: record of %d bytes", len(j.scratch))
+		return nil, fmt.Errorf("append to journal: record of %d bytes", len(j.scratch))
 	}
-	if err := active.append(j.scratch); err != nil {
-		j.mu.Unlock()
-		return 0, fmt.Errorf("append to journal: %w", err)
+	in, err := j.room(kind, len(j.scratch))
+	if err != nil {
+		return nil, fmt.Errorf("append to journal: %w", err)
 	}
-	active.pending++
-	end := active.size
-	j.mu.Unlock()
-	if j.options.Sync == SyncAlways {
-		return active.id, j.syncTo(active, end)
+	if err := in.append(j.scratch); err != nil {
+		return nil, fmt.Errorf("append to journal: %w", err)
 	}
-	return active.id, nil
+	in.pending++
+	return in, nil
+}
+
+// takeBack voids the record that ends there, so that a request that was
+// refused for it is not replayed as a debit. Others may follow it already.
+func (j *Journal) takeBack(in *segment, end int64, s *billing.Settlement) error {
+	record := appendRecord(nil, voided, s)
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := in.overwrite(end-int64(len(record)), record); err != nil {
+		return fmt.Errorf("take back journal record: %w", err)
+	}
+	in.pending--
+	return nil
 }
 
 // Posted says that records in these segments are no longer needed. Segments
@@ -211,31 +279,33 @@ func (j *Journal) Posted(segments ...billing.Segment) {
 	}
 	// A segment may go only after all older ones: it may hold the outcome of
 	// a request that began in one of those.
-	for len(j.segments) > 1 && j.segments[0].pending <= 0 {
-		old := j.segments[0]
-		if old.file != nil {
-			_ = old.file.Close() // all that it holds is in the store
-		}
-		if err := os.Remove(j.path(old.id)); err != nil && !errors.Is(err, os.ErrNotExist) {
+	for len(j.segments) > 0 && j.segments[0] != j.active && j.segments[0].pending <= 0 {
+		if err := j.discard(j.segments[0]); err != nil {
 			return // tried again with the next batch
 		}
 		j.segments = j.segments[1:]
 	}
 }
 
+// discard deletes a segment. One with damage between its records is kept
+// under another name, for a human to look at.
+func (j *Journal) discard(s *segment) error {
+	_ = s.close() // all that it holds is in the store; its room must not stay mapped
+	path := j.path(s.id)
+	var err error
+	if s.damaged {
+		err = os.Rename(path, path+damagedSuffix)
+	} else {
+		err = os.Remove(path)
+	}
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 // Forget drops what was recovered, once it has been posted.
 func (j *Journal) Forget(r *Recovered) { j.Posted(r.segments...) }
-
-// Size is the number of bytes in the journal's segments since it was opened.
-func (j *Journal) Size() int64 {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	var n int64
-	for _, s := range j.segments {
-		n += s.size
-	}
-	return n
-}
 
 // Close syncs and closes the journal. Records that are not posted stay.
 func (j *Journal) Close() error {
@@ -245,52 +315,18 @@ func (j *Journal) Close() error {
 		return nil
 	}
 	j.closed = true
-	active := j.segments[len(j.segments)-1]
-	end := active.size
 	j.mu.Unlock()
 	close(j.stop)
 	<-j.stopped
-	err := j.syncTo(active, end)
+	err := j.sync()
+
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	for _, s := range j.segments {
 		err = errors.Join(err, s.close())
 	}
-	if active.pending <= 0 && len(j.segments) == 1 {
-		err = errors.Join(err, os.Remove(j.path(active.id)))
+	if j.active != nil && j.active.pending <= 0 && len(j.segments) == 1 {
+		err = errors.Join(err, os.Remove(j.path(j.active.id)))
 	}
-	return errors.Join(err, j.lock.Close())
-}
-
-// rotate starts a new segment. The caller holds mu, or nobody else has j yet.
-func (j *Journal) rotate(id billing.Segment) error {
-	next, err := createSegment(j.path(id), id, j.options.SegmentSize+maxRecordSize)
-	if err != nil {
-		return err
-	}
-	if err := j.retire(); err != nil {
-		return errors.Join(err, next.close(), os.Remove(j.path(id)))
-	}
-	j.segments = append(j.segments, next)
-	return nil
-}
-
-// retire puts the segment that is full, and the name of the next one, on disk.
-func (j *Journal) retire() error {
-	if j.options.Sync == SyncOff {
-		return nil
-	}
-	if err := syncDirectory(j.dir); err != nil {
-		return fmt.Errorf("sync journal directory: %w", err)
-	}
-	if len(j.segments) == 0 {
-		return nil
-	}
-	full := j.segments[len(j.segments)-1]
-	if full.file == nil {
-		return nil
-	}
-	if err := full.file.Sync(); err != nil {
-		return fmt.Errorf("sync journal segment: %w", err)
-	}
-	full.synced = full.size
-	return nil
+	return errors.Join(err, j.directory.Close(), j.lock.Close())
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"strings"
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -14,7 +15,9 @@ import (
 // A segment is the header, then records: a 4-byte length and a 4-byte CRC-32C
 // of the payload, both little-endian, and the payload: the record's kind and
 // the settlement's fields in the order of visit. Numbers are varints, texts
-// are length-prefixed. Fields are only ever added at the end; a record that
+// are length-prefixed and have no NUL, as no database text has. A length has
+// one, so that no text of a client can hold what a reader that looks for the
+// next record would take for one. Fields are only ever added at the end; a record that
 // ends early leaves the rest zero.
 const (
 	magic         = "LLMGWJ"
@@ -25,6 +28,9 @@ const (
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// voided is the kind of a record that was taken back: it says nothing.
+const voided billing.RecordKind = 0
 
 // errDamaged: a record's bytes are not what was written.
 var errDamaged = errors.New("damaged record")
@@ -39,13 +45,31 @@ func appendRecord(b []byte, kind billing.RecordKind, s *billing.Settlement) []by
 	return e.b
 }
 
+// nextRecord reads the record at the start of b and returns its size.
+func nextRecord(b []byte) (billing.RecordKind, billing.Settlement, int, error) {
+	var none billing.Settlement
+	if len(b) < recordHeader {
+		return 0, none, 0, errDamaged
+	}
+	size := binary.LittleEndian.Uint32(b)
+	if size > maxRecordSize || int(size) > len(b)-recordHeader {
+		return 0, none, 0, errDamaged
+	}
+	payload := b[recordHeader : recordHeader+int(size)]
+	if crc32.Checksum(payload, castagnoli) != binary.LittleEndian.Uint32(b[4:]) {
+		return 0, none, 0, errDamaged
+	}
+	kind, s, err := decodeRecord(payload)
+	return kind, s, recordHeader + int(size), err
+}
+
 func decodeRecord(payload []byte) (billing.RecordKind, billing.Settlement, error) {
 	var s billing.Settlement
 	if len(payload) == 0 {
 		return 0, s, errDamaged
 	}
 	kind := billing.RecordKind(payload[0])
-	if kind < billing.RecordBegin || kind > billing.RecordSettle {
+	if kind > billing.RecordSettle {
 		return 0, s, fmt.Errorf("%w: record kind %d", ErrNewer, kind)
 	}
 	d := codec{b: payload[1:], reading: true}
@@ -166,8 +190,9 @@ func (c *codec) number(n *int64) {
 
 func (c *codec) text(s *string) {
 	if !c.reading {
-		c.b = binary.AppendUvarint(c.b, uint64(len(*s)))
-		c.b = append(c.b, *s...)
+		plain := strings.ReplaceAll(*s, "\x00", "\uFFFD")
+		c.b = binary.AppendUvarint(c.b, uint64(len(plain)))
+		c.b = append(c.b, plain...)
 		return
 	}
 	if *s = ""; len(c.b) == 0 {

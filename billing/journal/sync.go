@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"time"
@@ -10,23 +11,78 @@ import (
 // syncTo returns when the segment is on disk up to end. Of those who wait at
 // the same time, the first syncs for all.
 func (j *Journal) syncTo(s *segment, end int64) error {
+	j.syncing.Lock()
+	defer j.syncing.Unlock()
+	j.mu.Lock()
+	done := s.synced >= end
+	j.mu.Unlock()
+	if done {
+		return nil
+	}
+	return j.syncAll()
+}
+
+// sync puts on disk what has been appended, as far as the options ask for it.
+func (j *Journal) sync() error {
 	if j.options.Sync == SyncOff {
 		return nil
 	}
 	j.syncing.Lock()
 	defer j.syncing.Unlock()
+	return j.syncAll()
+}
+
+// unsynced is a segment and where its records ended when that was looked at.
+type unsynced struct {
+	*segment
+	end int64
+}
+
+// syncAll syncs what has been appended to any segment, the oldest first, and
+// the names of new ones. The caller holds syncing but not mu: requests go on
+// appending. After a failure it does not try again, since the system may have
+// dropped what it could not write, and would report success.
+func (j *Journal) syncAll() error {
 	j.mu.Lock()
-	size, done := s.size, s.synced >= end
+	failed, unnamed := j.failed, j.unnamed
+	j.unnamed = false // unless there is another one meanwhile
+	var todo []unsynced
+	for _, s := range j.segments {
+		if s.synced < s.size {
+			todo = append(todo, unsynced{s, s.size})
+		}
+	}
 	j.mu.Unlock()
-	if done {
+	if failed != nil {
+		return failed
+	}
+	err := j.syncFiles(todo, unnamed)
+
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err != nil {
+		j.failed = fmt.Errorf("journal has failed, restart the gateway when its disk is well: %w", err)
+		return j.failed
+	}
+	for _, s := range todo {
+		s.synced = s.end
+	}
+	return nil
+}
+
+func (j *Journal) syncFiles(todo []unsynced, unnamed bool) error {
+	for _, s := range todo {
+		// A file that is closed meanwhile has been posted, or synced by Close.
+		if err := j.options.disk.sync(s.file); err != nil && !errors.Is(err, os.ErrClosed) {
+			return fmt.Errorf("sync journal segment: %w", err)
+		}
+	}
+	if !unnamed {
 		return nil
 	}
-	if err := s.file.Sync(); err != nil {
-		return err
+	if err := j.options.disk.sync(j.directory); err != nil {
+		return fmt.Errorf("sync journal directory: %w", err)
 	}
-	j.mu.Lock()
-	s.synced = max(s.synced, size)
-	j.mu.Unlock()
 	return nil
 }
 
@@ -44,12 +100,7 @@ func (j *Journal) syncLoop() {
 		case <-j.stop:
 			return
 		case <-tick.C:
-			j.mu.Lock()
-			active := j.segments[len(j.segments)-1]
-			end := active.size
-			j.mu.Unlock()
-			// A failing disk fails the next append too, which reports it.
-			_ = j.syncTo(active, end)
+			_ = j.sync() // a failure is the answer to the next begin record
 		}
 	}
 }
