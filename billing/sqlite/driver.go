@@ -28,7 +28,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	}
 	full, ok := opened.(fullConn)
 	if !ok {
-		opened.Close()
+		_ = opened.Close()
 		return nil, fmt.Errorf("%T lacks methods of a connection", opened)
 	}
 	return conn{full}, nil
@@ -58,7 +58,7 @@ func (c conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, er
 	}
 	full, ok := prepared.(fullStmt)
 	if !ok {
-		prepared.Close()
+		_ = prepared.Close()
 		return nil, fmt.Errorf("%T lacks methods of a statement", prepared)
 	}
 	return &stmt{fullStmt: full}, nil

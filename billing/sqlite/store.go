@@ -33,6 +33,9 @@ type Store struct {
 	writer *sql.DB
 	reader *sql.DB
 	posts  *postStatements
+
+	path string
+	file os.FileInfo // what path was when it was opened
 }
 
 var _ billing.Store = (*Store)(nil)
@@ -52,10 +55,11 @@ func open(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := create(path); err != nil {
+	file, err := create(path)
+	if err != nil {
 		return nil, err
 	}
-	s := &Store{}
+	s := &Store{path: path, file: file}
 	connector, err := newConnector(dsn(path, "_txlock", "immediate"))
 	if err != nil {
 		return nil, err
@@ -78,15 +82,16 @@ func open(ctx context.Context, path string) (*Store, error) {
 
 // create makes the file unless it exists, readable by its owner alone. SQLite
 // gives its other files the same mode.
-func create(path string) error {
+func create(path string) (os.FileInfo, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return err
+		return nil, err
 	}
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return f.Close()
+	info, err := f.Stat()
+	return info, errors.Join(err, f.Close())
 }
 
 // dsn returns the address of the file with the settings of each connection.
@@ -143,6 +148,9 @@ func up(ctx context.Context, p *goose.Provider) (int64, error) {
 
 // Ping tells whether the file can be written and read.
 func (s *Store) Ping(ctx context.Context) error {
+	if err := s.checkFile(); err != nil {
+		return fmt.Errorf("ping store: %w", err)
+	}
 	if err := s.writer.PingContext(ctx); err != nil {
 		return fmt.Errorf("ping store: %w", err)
 	}
@@ -157,6 +165,19 @@ func (s *Store) Close() error {
 	return errors.Join(s.reader.Close(), s.writer.Close())
 }
 
+// checkFile tells whether the file is still the one that was opened. A file
+// that was deleted takes commits like any other, until it is closed and gone.
+func (s *Store) checkFile() error {
+	now, err := os.Stat(s.path)
+	if errors.Is(err, os.ErrNotExist) || err == nil && !os.SameFile(now, s.file) {
+		return fmt.Errorf("database file %s was deleted or replaced; restore it and restart", s.path)
+	}
+	if err != nil {
+		return fmt.Errorf("check database file: %w", err)
+	}
+	return nil
+}
+
 // write runs f in the writing transaction. Waiting for its turn ends with ctx.
 // The statements of f do not: they take microseconds, and the driver would
 // start a goroutine for each to watch a context that can end. The end of ctx
@@ -167,13 +188,17 @@ func (s *Store) write(ctx context.Context, f func(ctx context.Context, tx *sql.T
 		return fmt.Errorf("begin: %w", err)
 	}
 	defer tx.Rollback() // does nothing after the commit
+	if err := s.checkFile(); err != nil {
+		return err
+	}
 	if err := f(context.WithoutCancel(ctx), tx); err != nil {
 		return causeOf(ctx, err)
 	}
 	if err := tx.Commit(); err != nil {
 		return causeOf(ctx, fmt.Errorf("commit: %w", err))
 	}
-	return nil
+	// The file may have gone in between, and what was committed with it.
+	return s.checkFile()
 }
 
 // causeOf returns why the context ended where that is all that err means.
