@@ -119,11 +119,11 @@ func (d *demo) start() error {
 // checkFree finds out whether somebody serves the address already: Caddy would
 // share it with another Caddy, and each would get some of the requests.
 func (d *demo) checkFree() error {
-	c, err := net.DialTimeout("tcp", d.listen, time.Second)
-	if err != nil {
-		return nil // as it should be
+	dialer := net.Dialer{Timeout: time.Second}
+	if c, err := dialer.DialContext(context.Background(), "tcp", d.listen); err == nil {
+		return errors.Join(fmt.Errorf("%s is in use: choose another address with --listen", d.listen), c.Close())
 	}
-	return errors.Join(fmt.Errorf("%s is in use: choose another address with --listen", d.listen), c.Close())
+	return nil
 }
 
 // freePort is a loopback port that nobody listens on.

@@ -166,7 +166,7 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 // gives back what it had leased.
 func (e *engine) recover(ctx context.Context, store billing.Store, j *journal.Journal, r *journal.Recovered) error {
 	for _, torn := range r.Torn {
-		e.log.Warn("journal segment ended in a damaged record", zap.String("detail", torn))
+		e.log.Warn("journal segment has damage", zap.String("detail", torn))
 	}
 	const batch = 256
 	for rest := r.Settlements; len(rest) > 0; {
@@ -282,9 +282,10 @@ func (e *engine) sweepLeases(ctx context.Context) {
 	}
 }
 
-// record settles a request that held nothing, such as a refused one.
+// record settles a request that was refused. Its record is a begin: a full
+// disk has room left for the outcomes of requests that were sent, alone.
 func (e *engine) record(s *billing.Settlement) {
-	segment, err := e.journal.Append(billing.RecordSettle, s)
+	segment, err := e.journal.Append(billing.RecordBegin, s)
 	if err != nil {
 		e.requestLog.Error("journal does not take a record", zap.String("request_id", s.RequestID), zap.Error(err))
 	}

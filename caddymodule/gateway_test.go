@@ -585,6 +585,7 @@ func TestWhatGoesWrongUpstreamIsRelayedAndMarked(t *testing.T) {
 	}
 }
 
+//nolint:tparallel // Caddy has one configuration at a time; the subtests share it.
 func TestClientThatLeavesIsChargedWhatTheProviderReports(t *testing.T) {
 	n := start(t, "")
 	n.buy(t, metering.USD)

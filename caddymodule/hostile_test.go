@@ -325,7 +325,7 @@ func TestClientThatLeavesWithTheWholeAnswerHasNotDisconnected(t *testing.T) {
 	} {
 		ctx, leave := context.WithCancel(t.Context())
 		w := &leavingWriter{ResponseRecorder: httptest.NewRecorder(), until: test.until, leave: leave}
-		n.serve(t, w, ctx, test.method, test.path, key, strings.NewReader(test.body))
+		n.serve(ctx, t, w, test.method, test.path, key, strings.NewReader(test.body))
 		if ctx.Err() == nil {
 			t.Errorf("%s: the client got %q", test.path, w.Body)
 		}
@@ -337,7 +337,7 @@ func TestClientThatLeavesWithTheWholeAnswerHasNotDisconnected(t *testing.T) {
 }
 
 // serve hands a request to the handler without a connection.
-func (n *node) serve(t *testing.T, w http.ResponseWriter, ctx context.Context, method, path, key string, body io.Reader) {
+func (n *node) serve(ctx context.Context, t *testing.T, w http.ResponseWriter, method, path, key string, body io.Reader) {
 	t.Helper()
 	r := httptest.NewRequestWithContext(ctx, method, path, body)
 	r.Header.Set("Authorization", "Bearer "+key)
@@ -381,7 +381,7 @@ func TestRequestsDoNotFloodTheLog(t *testing.T) {
 		body := leavingReader{strings.NewReader(hello), leave}
 		logged.TakeAll()
 		n.app.requestLog = perRequest(zap.New(core)) // one that has not seen too many yet
-		n.serve(t, httptest.NewRecorder(), ctx, "POST", "/unreachable/chat/completions", key, body)
+		n.serve(ctx, t, httptest.NewRecorder(), "POST", "/unreachable/chat/completions", key, body)
 		lines := logged.TakeAll()
 		if len(lines) != 1 || lines[0].Level != zapcore.DebugLevel {
 			t.Errorf("logged of a client that has left: %v, want one line for debugging", lines)
