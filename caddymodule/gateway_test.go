@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"bufio"
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/json"
 	"errors"
@@ -509,6 +510,31 @@ func TestUsageEventIsHiddenFromThoseWhoDidNotAsk(t *testing.T) {
 		}
 		if row := n.row(t, res.Header.Get("X-Request-Id")); row.UsageSource != metering.SourceProvider || row.Cost == 0 || !row.Streaming {
 			t.Errorf("client that %s: row %+v", test.name, row)
+		}
+	}
+}
+
+func TestUnmeteredAnswersPassAsTheyCome(t *testing.T) {
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	io.WriteString(z, `{"error":{"message":"overloaded"}}`)
+	z.Close()
+	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Encoding", r.Header.Get("X-Encoding"))
+		w.WriteHeader(http.StatusServiceUnavailable)
+		w.Write(packed.Bytes())
+	}))
+	defer upstream.Close()
+	n := new(node)
+	n.load(t, t.TempDir(), upstream.URL, "")
+	defer caddy.Stop()
+	n.buy(t, metering.USD)
+	key := n.key(t, nil)
+	// The transport undoes gzip, having asked for it, and nothing else.
+	for encoding, want := range map[string]string{"gzip": `{"error":{"message":"overloaded"}}`, "x-gzip": packed.String(), "br": packed.String()} {
+		res := n.do(t, "POST", chat, key, hello, "X-Encoding", encoding)
+		if got := read(t, res); got != want || res.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("%s: status %d, body %q, want %q", encoding, res.StatusCode, got, want)
 		}
 	}
 }

@@ -52,12 +52,12 @@ func (c *call) relay(res *http.Response) {
 	c.response.ttfb = time.Since(c.row.At)
 	copyResponseHeader(c.w.Header(), res.Header)
 
-	metered := c.endpoint.Billing == metering.Metered && res.StatusCode < 300
-	body, decoded, err := decode(res)
-	switch {
-	case !metered:
+	if c.endpoint.Billing != metering.Metered || res.StatusCode >= http.StatusMultipleChoices {
 		c.relayRaw(res.Body)
 		return
+	}
+	body, decoded, err := decode(res)
+	switch {
 	case err != nil:
 		c.response.failure = err // no meter for it: the usage is estimated
 		c.relayRaw(res.Body)
