@@ -75,7 +75,8 @@ func (a *Authorizer) refill(ctx context.Context, short []Allowance, amount Money
 	if err := a.reconcile(ctx); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	granted, err := a.store.Lease(ctx, a.node, a.wanted(short, amount))
+	want := a.wanted(short, amount)
+	granted, err := a.store.Lease(ctx, a.node, want)
 
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -84,10 +85,12 @@ func (a *Authorizer) refill(ctx context.Context, short []Allowance, amount Money
 		return fmt.Errorf("%w: lease: %w", ErrUnavailable, err)
 	}
 	var refused error
-	for _, g := range granted {
+	for i, g := range granted {
 		l := a.leases[g.Allowance]
 		l.leased += g.Amount
-		if refused == nil && l.free() < amount {
+		// If the store gave all that was asked, there is more where it came
+		// from: others have spent meanwhile, and the caller tries again.
+		if refused == nil && g.Amount < want[i].Amount && l.free() < amount {
 			refused = exceeded(g.Allowance.Kind)
 		}
 	}

@@ -130,6 +130,35 @@ func TestOneOfSeveralNodesGivesBackWhatItDoesNotUse(t *testing.T) {
 	b.check(t, 100*metering.USD-2*cent)
 }
 
+func TestRequestsAboveTheirHoldsDoNotRefuseOthers(t *testing.T) {
+	t.Parallel()
+	b := openBooks(t, t.TempDir())
+	b.authorizer = billing.NewAuthorizer(slowLeases{b.store}, b.journal, b.poster, false)
+	b.buy(t, 1_000_000*metering.USD)
+	var group sync.WaitGroup
+	for range 64 {
+		group.Go(func() {
+			for range 20 { // each costs a hundred times its hold
+				if err := b.spend(t.Context(), cent, metering.USD, "key_1", billing.CreditsOf(org)); err != nil {
+					t.Errorf("with credits for all of it: %v", err)
+					return
+				}
+			}
+		})
+	}
+	group.Wait()
+	b.check(t, (1_000_000-64*20)*metering.USD)
+	b.checkLeases(t)
+}
+
+// slowLeases gives others time to spend while a lease is under way.
+type slowLeases struct{ billing.Leases }
+
+func (l slowLeases) Lease(ctx context.Context, node string, want []billing.Lease) ([]billing.Lease, error) {
+	time.Sleep(2 * time.Millisecond)
+	return l.Leases.Lease(ctx, node, want)
+}
+
 func TestLeasesOfEndedPeriodsAreGivenBack(t *testing.T) {
 	t.Parallel()
 	b := openBooks(t, t.TempDir())
