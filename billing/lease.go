@@ -27,13 +27,14 @@ type lease struct {
 // than its hold is on its way to the store.
 func (l *lease) free() Money { return l.leased - l.held - l.spent }
 
-// leaseAhead is how many holds' worth a node leases at once when it shares
-// the allowance with others.
-const leaseAhead = 16
-
-// idleShare is how many times what was held since the last time a node keeps
-// when it gives back what it does not use.
-const idleShare = 2
+// A node that shares an allowance with others leases some holds' worth more
+// than it needs now, or some times what it has held since it last gave back
+// what it did not use, whichever is more. Of what it has it keeps as many
+// times that when it gives back again.
+const (
+	leaseAhead = 16
+	idleShare  = 2
+)
 
 // storeTimeout bounds how long a request waits for the store.
 const storeTimeout = 5 * time.Second
@@ -103,11 +104,12 @@ func (a *Authorizer) wanted(short []Allowance, amount Money) []Lease {
 	defer a.mu.Unlock()
 	want := make([]Lease, 0, len(short))
 	for _, id := range short {
-		missing := max(0, amount-a.leases[id].free())
+		l := a.leases[id]
+		missing := max(0, amount-l.free())
 		if a.sole {
 			missing = math.MaxInt64
 		} else {
-			missing += leaseAhead * amount
+			missing += max(leaseAhead*amount, idleShare*l.used)
 		}
 		want = append(want, Lease{Allowance: id, Amount: missing})
 	}

@@ -115,7 +115,7 @@ const (
 type Journal struct {
 	// Path is the journal's directory. It belongs to one gateway process.
 	Path string `json:"path,omitempty"`
-	// Sync is when records are forced to the disk: every few milliseconds
+	// Sync is when records are forced to the disk: every 50 milliseconds
 	// ("interval", default), each before it takes effect ("always"), or when
 	// the operating system likes ("off"). None of them loses a record when
 	// the gateway crashes; they differ in what a power cut can lose.

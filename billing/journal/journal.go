@@ -32,7 +32,7 @@ import (
 type Sync string
 
 const (
-	// SyncInterval forces records to disk every few milliseconds.
+	// SyncInterval forces records to disk every 50 milliseconds.
 	SyncInterval Sync = "interval"
 	// SyncAlways forces each record to disk before Append returns; appends
 	// that wait at the same time share one sync.
@@ -44,7 +44,7 @@ const (
 const (
 	// DefaultSegmentSize is where a segment ends and the next one starts.
 	DefaultSegmentSize = 16 << 20
-	syncEvery          = 20 * time.Millisecond
+	syncEvery          = 50 * time.Millisecond
 	segmentSuffix      = ".journal"
 	damagedSuffix      = ".damaged"
 	nodeFile           = "node"
