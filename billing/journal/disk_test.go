@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -199,25 +197,6 @@ func TestFullDiskDoesNotKeepRecoveryFromMakingRoom(t *testing.T) {
 	d.full.Store(false)
 	time.Sleep(2 * retryFull)
 	write(t, j, billing.RecordBegin, s)
-}
-
-func TestPostedSegmentsGiveTheirRoomBack(t *testing.T) {
-	t.Parallel()
-	if runtime.GOOS != "linux" {
-		t.Skip("segments are mapped on Linux alone")
-	}
-	dir := t.TempDir()
-	j, _ := open(t, dir, Options{SegmentSize: 1})
-	for i := range 5 {
-		j.Posted(write(t, j, billing.RecordSettle, full(t, fmt.Sprint(i))))
-	}
-	maps, err := os.ReadFile("/proc/self/maps")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n := strings.Count(string(maps), filepath.Join(dir, "0")); n != 1 {
-		t.Errorf("%d segments are mapped, want only the one that is appended to", n)
-	}
 }
 
 func TestFailedSyncTakesABeginRecordBack(t *testing.T) {

@@ -124,7 +124,7 @@ func TestTiers(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
 			got := l.do(t, test.call)
-			if s := l.only(t); s.Tier != test.want || !strings.Contains(string(got.body), `"`+test.want+`"`) && test.want != "" {
+			if s := l.sole(t); s.Tier != test.want || !strings.Contains(string(got.body), `"`+test.want+`"`) && test.want != "" {
 				t.Errorf("tier %q: %s", s.Tier, got.body)
 			}
 		})

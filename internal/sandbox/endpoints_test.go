@@ -269,7 +269,7 @@ func TestWhole(t *testing.T) {
 					t.Errorf("%v (-want +got):\n%s", f.path, diff)
 				}
 			}
-			s := l.only(t)
+			s := l.sole(t)
 			if s.Protocol != test.protocol || s.Endpoint != test.endpoint || !s.Complete || s.Failed || s.Status != http.StatusOK {
 				t.Errorf("recorded %+v", s)
 			}

@@ -108,7 +108,7 @@ func TestFailures(t *testing.T) {
 					t.Fatalf("status %d and error %v, want %d and %v: %s", got.status, got.err, w.status, w.err, got.body)
 				}
 				l.settle(t)
-				s := l.only(t)
+				s := l.sole(t)
 				if s.Complete != w.complete || s.Failed != w.failed || s.Status != w.status {
 					t.Errorf("recorded %+v", s)
 				}
@@ -191,7 +191,7 @@ func TestStall(t *testing.T) {
 					t.Errorf("response %v", res)
 				}
 				totals := l.settle(t)
-				if s := l.only(t); s.Complete || s.Failed != (after == "") || s.Finished.Sub(s.Started) < 200*time.Millisecond {
+				if s := l.sole(t); s.Complete || s.Failed != (after == "") || s.Finished.Sub(s.Started) < 200*time.Millisecond {
 					t.Errorf("recorded %+v", s)
 				}
 				if totals.Requests != 1 || totals.Complete != 0 {
@@ -229,7 +229,7 @@ func TestClientLeaves(t *testing.T) {
 			}
 			_ = res.Body.Close()
 			totals := l.settle(t)
-			s := l.only(t)
+			s := l.sole(t)
 			if s.Complete || s.Failed || s.UsageReported || s.Usage.Input != 5 || s.Usage.Output < 1 || s.Usage.Output > 900 {
 				t.Errorf("recorded %+v", s)
 			}

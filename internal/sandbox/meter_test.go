@@ -48,7 +48,7 @@ func TestMetersAgree(t *testing.T) {
 				if got.status == http.StatusBadRequest && strings.Contains(string(got.body), "has no place for it") {
 					return
 				}
-				s := l.only(t)
+				s := l.sole(t)
 				reading := meter(t, c, s.Protocol, got)
 				if s.UsageReported != reading.Final {
 					t.Errorf("reported is %t, but read %+v", s.UsageReported, reading)

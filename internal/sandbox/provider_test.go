@@ -36,7 +36,7 @@ func TestCredential(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
 			got := l.do(t, test.call)
-			if s := l.only(t); got.status != http.StatusOK || s.Credential != test.want {
+			if s := l.sole(t); got.status != http.StatusOK || s.Credential != test.want {
 				t.Errorf("status %d, credential in %q", got.status, s.Credential)
 			}
 		})

@@ -104,7 +104,7 @@ func TestChatStream(t *testing.T) {
 			if usages.String() != test.usages || ids.Len() > 0 || finish.String() != "stop" {
 				t.Errorf("usages %s, want %s; finish %q; wrong %s", usages.String(), test.usages, finish.String(), ids.String())
 			}
-			s := l.only(t)
+			s := l.sole(t)
 			if s.Usage != defaultUsage || !s.Complete || !s.Stream || s.UsageReported != test.reported || s.ID != chunks[0]["id"] {
 				t.Errorf("recorded %+v", s)
 			}
@@ -210,7 +210,7 @@ func TestResponsesStream(t *testing.T) {
 				t.Errorf("usage at the start: %v", u)
 			}
 			last := values[len(values)-1]
-			s := l.only(t)
+			s := l.sole(t)
 			if at(any(last), "response", "usage", "output_tokens") != float64(s.Usage.Output) || !s.UsageReported || !s.Complete {
 				t.Errorf("last event %v, recorded %+v", last, s)
 			}
@@ -251,7 +251,7 @@ func TestMessagesStream(t *testing.T) {
 		t.Errorf("usage at the end %s", u)
 	}
 	wantUsage := metering.Usage{Input: 5, CacheRead: 100, CacheWrite: 10, CacheWriteLong: 20, Output: 40, Reasoning: 7, WebSearches: 1}
-	if s := l.only(t); s.Usage != wantUsage || !s.Complete || s.Tier != "standard" {
+	if s := l.sole(t); s.Usage != wantUsage || !s.Complete || s.Tier != "standard" {
 		t.Errorf("recorded %+v", s)
 	}
 }
@@ -294,7 +294,7 @@ func TestGeminiStream(t *testing.T) {
 			t.Parallel()
 			l := newLab(t)
 			got := l.do(t, call{path: path + test.query, body: geminiBody})
-			s := l.only(t)
+			s := l.sole(t)
 			body := strings.ReplaceAll(string(got.body), s.ID, "ID")
 			if diff := cmp.Diff(test.want, strings.ReplaceAll(body, `é`, "é")); diff != "" {
 				t.Errorf("body (-want +got):\n%s", diff)
@@ -348,7 +348,7 @@ func TestSizes(t *testing.T) {
 			if n := len(got.body); n < test.least || n > test.most {
 				t.Errorf("body has %d bytes, want %d to %d", n, test.least, test.most)
 			}
-			if s := l.only(t); s.Usage.Output != test.output || !s.Complete {
+			if s := l.sole(t); s.Usage.Output != test.output || !s.Complete {
 				t.Errorf("recorded %+v", s)
 			}
 			if test.body == chatBody {

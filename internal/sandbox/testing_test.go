@@ -92,8 +92,8 @@ func (l lab) do(t *testing.T, c call) reply {
 	return reply{status: res.StatusCode, header: res.Header, body: body, err: err}
 }
 
-// only returns the only record.
-func (l lab) only(t *testing.T) Served {
+// sole returns the only record.
+func (l lab) sole(t *testing.T) Served {
 	t.Helper()
 	served := l.Served()
 	if len(served) != 1 {
