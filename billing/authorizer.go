@@ -73,6 +73,25 @@ func NewAuthorizer(store Leases, journal Journal, poster *Poster, sole bool) *Au
 	return a
 }
 
+// Claim is what a request wants to hold.
+type Claim struct {
+	// Allowances that its cost counts in: it holds in all or in none.
+	Allowances []Allowance
+	// Amount that it may cost.
+	Amount Money
+	// Least is what is enough where an allowance has less than Amount left:
+	// the request extends its hold as it goes, or its Amount is a guess. 0
+	// stands for Amount.
+	Least Money
+}
+
+func (c Claim) least() Money {
+	if c.Least == 0 {
+		return c.Amount
+	}
+	return min(c.Least, c.Amount)
+}
+
 // Hold reserves what an open request may cost, in all its allowances or in
 // none. It ends exactly once, with Settle.
 type Hold struct {
@@ -83,28 +102,33 @@ type Hold struct {
 	ended      bool
 }
 
-// Hold reserves amount in each of the allowances and journals the estimate,
-// which is the settlement to post if the process ends before the request.
-// Errors: ErrInsufficientCredits, ErrSpendExceeded, ErrBudgetExceeded,
-// ErrUnavailable.
-func (a *Authorizer) Hold(ctx context.Context, allowances []Allowance, amount Money, estimate *Settlement) (*Hold, error) {
-	if err := a.reserve(ctx, allowances, amount); err != nil {
+// Hold reserves what is claimed and journals the estimate, which is the
+// settlement to post if the process ends before the request. Errors:
+// ErrInsufficientCredits, ErrSpendExceeded, ErrBudgetExceeded, ErrUnavailable.
+func (a *Authorizer) Hold(ctx context.Context, claim Claim, estimate *Settlement) (*Hold, error) {
+	amount, err := a.reserve(ctx, claim)
+	if err != nil {
 		return nil, err
 	}
-	h := &Hold{authorizer: a, allowances: allowances, amount: amount, segments: make([]Segment, 0, 2)}
+	h := &Hold{authorizer: a, allowances: claim.Allowances, amount: amount, segments: make([]Segment, 0, 2)}
 	if err := h.append(RecordBegin, estimate); err != nil {
-		a.settle(allowances, amount, 0)
+		a.settle(h.allowances, amount, 0)
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return h, nil
 }
 
-// Extend reserves more for a request that outgrows its hold.
-func (h *Hold) Extend(ctx context.Context, amount Money) error {
-	if err := h.authorizer.reserve(ctx, h.allowances, amount); err != nil {
+// Amount is what the hold reserves. It may be less than was claimed.
+func (h *Hold) Amount() Money { return h.amount }
+
+// Extend reserves more for a request that outgrows its hold: amount, or where
+// an allowance has less left, at least least. Its errors are those of Hold.
+func (h *Hold) Extend(ctx context.Context, amount, least Money) error {
+	got, err := h.authorizer.reserve(ctx, Claim{Allowances: h.allowances, Amount: amount, Least: least})
+	if err != nil {
 		return err
 	}
-	h.amount += amount
+	h.amount += got
 	return nil
 }
 
@@ -145,9 +169,20 @@ func (a *Authorizer) Held(org string) Money {
 	return 0
 }
 
-// reserve holds amount in all of the allowances, with more leased where it
-// takes that, or returns why not.
-func (a *Authorizer) reserve(ctx context.Context, allowances []Allowance, amount Money) error {
+// reserve holds what is claimed in all of the allowances, with more leased
+// where it takes that, and returns how much it holds, or why it does not.
+func (a *Authorizer) reserve(ctx context.Context, claim Claim) (Money, error) {
+	err := a.reserveAll(ctx, claim.Allowances, claim.Amount)
+	if err == nil {
+		return claim.Amount, nil
+	}
+	if least := claim.least(); least < claim.Amount && !errors.Is(err, ErrUnavailable) {
+		return least, a.reserveAll(ctx, claim.Allowances, least)
+	}
+	return 0, err
+}
+
+func (a *Authorizer) reserveAll(ctx context.Context, allowances []Allowance, amount Money) error {
 	for {
 		short, wait := a.tryReserve(allowances, amount)
 		switch {

@@ -151,7 +151,7 @@ func TestSettledCostLeavesTheBalance(t *testing.T) {
 	b := openBooks(t, t.TempDir())
 	b.buy(t, metering.USD)
 	s := settlement(3 * cent)
-	h, err := b.authorizer.Hold(t.Context(), []billing.Allowance{billing.CreditsOf(org)}, 10*cent, &s)
+	h, err := b.authorizer.Hold(t.Context(), billing.Claim{Allowances: []billing.Allowance{billing.CreditsOf(org)}, Amount: 10 * cent}, &s)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestHoldsAreRefusedByTheAllowanceThatIsShort(t *testing.T) {
 	} {
 		s := settlement(0)
 		s.KeyID = key.ID
-		h, err := b.authorizer.Hold(t.Context(), test.allowances, test.amount, &s)
+		h, err := b.authorizer.Hold(t.Context(), billing.Claim{Allowances: test.allowances, Amount: test.amount}, &s)
 		if !errors.Is(err, test.want) {
 			t.Errorf("%s: error %v, want %v", test.name, err, test.want)
 		}
@@ -224,7 +224,7 @@ func TestManyClientsSpendAllOfALimitAndNoMore(t *testing.T) {
 			for {
 				s := settlement(cent / 4)
 				s.KeyID = key.ID
-				h, err := b.authorizer.Hold(t.Context(), allowances, cent/2, &s)
+				h, err := b.authorizer.Hold(t.Context(), billing.Claim{Allowances: allowances, Amount: cent / 2}, &s)
 				if errors.Is(err, billing.ErrSpendExceeded) {
 					return
 				}
@@ -252,14 +252,14 @@ func TestExtendedHoldsStayWithinTheLimit(t *testing.T) {
 	b := openBooks(t, t.TempDir())
 	b.buy(t, 10*cent)
 	s := settlement(10 * cent)
-	h, err := b.authorizer.Hold(t.Context(), []billing.Allowance{billing.CreditsOf(org)}, 4*cent, &s)
+	h, err := b.authorizer.Hold(t.Context(), billing.Claim{Allowances: []billing.Allowance{billing.CreditsOf(org)}, Amount: 4 * cent}, &s)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Extend(t.Context(), 6*cent); err != nil {
+	if err := h.Extend(t.Context(), 6*cent, 0); err != nil {
 		t.Errorf("extending to all of the credits: %v", err)
 	}
-	if err := h.Extend(t.Context(), 1); !errors.Is(err, billing.ErrInsufficientCredits) {
+	if err := h.Extend(t.Context(), 1, 0); !errors.Is(err, billing.ErrInsufficientCredits) {
 		t.Errorf("extending beyond the credits: %v", err)
 	}
 	h.Settle(&s)
@@ -272,7 +272,7 @@ func TestNothingIsAuthorizedThatTheJournalDoesNotTake(t *testing.T) {
 	b.buy(t, metering.USD)
 	b.journal.Close()
 	s := settlement(cent)
-	_, err := b.authorizer.Hold(t.Context(), []billing.Allowance{billing.CreditsOf(org)}, cent, &s)
+	_, err := b.authorizer.Hold(t.Context(), billing.Claim{Allowances: []billing.Allowance{billing.CreditsOf(org)}, Amount: cent}, &s)
 	if !errors.Is(err, billing.ErrUnavailable) {
 		t.Errorf("hold without a journal: %v, want %v", err, billing.ErrUnavailable)
 	}
@@ -287,7 +287,7 @@ func TestLeasesLastThroughAnOutageOfTheStore(t *testing.T) {
 	b.buy(t, metering.USD)
 	spend := func() error {
 		s := settlement(cent)
-		h, err := b.authorizer.Hold(t.Context(), []billing.Allowance{billing.CreditsOf(org)}, cent, &s)
+		h, err := b.authorizer.Hold(t.Context(), billing.Claim{Allowances: []billing.Allowance{billing.CreditsOf(org)}, Amount: cent}, &s)
 		if err == nil {
 			err = h.Settle(&s)
 		}
@@ -317,7 +317,7 @@ func TestACrashLosesNothingAndDebitsNothingTwice(t *testing.T) {
 		s := settlement(cost)
 		estimate := s
 		estimate.Recovered, estimate.UsageSource, estimate.Error = true, metering.SourceEstimated, "interrupted"
-		h, err := b.authorizer.Hold(t.Context(), []billing.Allowance{billing.CreditsOf(org)}, 5*cent, &estimate)
+		h, err := b.authorizer.Hold(t.Context(), billing.Claim{Allowances: []billing.Allowance{billing.CreditsOf(org)}, Amount: 5 * cent}, &estimate)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -342,7 +342,7 @@ func TestACrashLosesNothingAndDebitsNothingTwice(t *testing.T) {
 		t.Errorf("open request after the crash: %+v (%v), want an estimate", row, err)
 	}
 	s := settlement(0)
-	if _, err := b.authorizer.Hold(t.Context(), []billing.Allowance{billing.CreditsOf(org)}, 94*cent, &s); err != nil {
+	if _, err := b.authorizer.Hold(t.Context(), billing.Claim{Allowances: []billing.Allowance{billing.CreditsOf(org)}, Amount: 94 * cent}, &s); err != nil {
 		t.Errorf("all that is left cannot be held: %v", err)
 	}
 }
@@ -384,7 +384,7 @@ func TestChangedKeyLimitAppliesToTheNextHold(t *testing.T) {
 	spend := func(cost billing.Money) error {
 		s := settlement(cost)
 		s.KeyID = key.ID
-		h, err := b.authorizer.Hold(t.Context(), []billing.Allowance{allowance}, cost, &s)
+		h, err := b.authorizer.Hold(t.Context(), billing.Claim{Allowances: []billing.Allowance{allowance}, Amount: cost}, &s)
 		if err == nil {
 			err = h.Settle(&s)
 		}
@@ -441,7 +441,7 @@ func BenchmarkHoldAndSettle(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		s := settlement(cent / 1000)
-		h, err := a.Hold(b.Context(), allowances, cent, &s)
+		h, err := a.Hold(b.Context(), billing.Claim{Allowances: allowances, Amount: cent}, &s)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -19,7 +19,7 @@ import (
 func (b *books) spend(ctx context.Context, hold, cost billing.Money, keyID string, allowances ...billing.Allowance) error {
 	s := settlement(cost)
 	s.KeyID = keyID
-	h, err := b.authorizer.Hold(ctx, allowances, hold, &s)
+	h, err := b.authorizer.Hold(ctx, billing.Claim{Allowances: allowances, Amount: hold}, &s)
 	if err == nil {
 		err = h.Settle(&s)
 	}

@@ -331,21 +331,20 @@ func unfit(c rune) bool { return c < ' ' || c == 0x7f || c == utf8.RuneError }
 // are journaled like all others before they are sent.
 func (c *call) authorize() *refusal {
 	estimate := c.row
-	var allowances []billing.Allowance
-	var amount billing.Money
+	var claim billing.Claim
 	if c.rule != nil {
-		allowances = c.allowances()
-		amount = c.rule.Estimate(c.request.PromptTokens, c.outputCeiling(), c.app.discount)
+		claim.Allowances = c.allowances()
+		claim.Amount = c.rule.Estimate(c.request.PromptTokens, c.outputCeiling(), c.app.discount)
 		estimate.Usage = metering.Usage{Input: c.request.PromptTokens}
 		c.priceInto(&estimate, metering.Reading{Usage: estimate.Usage, Found: true})
 	}
 	estimate.UsageSource, estimate.Error, estimate.Recovered = metering.SourceEstimated, "interrupted", true
 	estimate.Attempts = 1 // about to be made
-	hold, err := c.engine.authorizer.Hold(c.r.Context(), allowances, amount, &estimate)
+	hold, err := c.engine.authorizer.Hold(c.r.Context(), claim, &estimate)
 	if err != nil {
 		return refuseSpending(err)
 	}
-	c.hold, c.held = hold, amount
+	c.hold, c.held = hold, claim.Amount
 	return nil
 }
 
