@@ -39,7 +39,7 @@ type Gateway interface {
 
 // nouns are the first path segments under /v1 that belong to this API. The
 // others there, /v1/chat/completions and /v1/models, are proxy routes.
-var nouns = []string{"account", "audit", "billing", "flush", "keys", "ledger", "openapi.json", "usage"}
+var nouns = []string{"account", "audit", "billing", "flush", "keys", "ledger", "nodes", "openapi.json", "usage"}
 
 const openAPIPath = "/v1/openapi.json"
 
@@ -62,6 +62,7 @@ func New(g Gateway) http.Handler {
 	a.registerAudit()
 	a.registerBilling()
 	a.registerLedger()
+	a.registerNodes()
 	a.registerOpenAPI()
 	return a
 }

@@ -109,3 +109,22 @@ type Lease struct {
 	Allowance Allowance
 	Amount    Money
 }
+
+// Want is what a node would like to lease of an allowance.
+type Want struct {
+	Allowance Allowance
+	// Need is what its requests are short of now. It is granted as far as
+	// there is room.
+	Need Money
+	// Ahead is for requests to come. Of what room there is after Need, no more
+	// than a quarter is granted for it, so that nodes do not starve each other.
+	Ahead Money
+}
+
+// Grant answers a Want.
+type Grant struct {
+	Lease
+	// Elsewhere is what other nodes have leased of the allowance. They may
+	// give some of it back.
+	Elsewhere Money
+}

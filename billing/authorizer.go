@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 )
 
 var (
@@ -44,33 +45,87 @@ type Journal interface {
 	Posted(...Segment)
 }
 
+// Options are how a node leases. The zero value is the default.
+type Options struct {
+	// Sole is set for the only node: it leases all there is.
+	Sole bool
+	// Ahead tells how long a node's leases are to last at the pace of its
+	// recent spend, if allowances have that much left: for so long it can do
+	// without the store. Default: DefaultLeaseAhead.
+	Ahead func() time.Duration
+	// Patience is how long a request waits for money that other requests or
+	// nodes hold, before it is refused. Default: DefaultPatience.
+	Patience time.Duration
+	// Failed hears of leases that could not be changed in the background. They
+	// are tried again.
+	Failed func(error)
+}
+
+const (
+	// DefaultLeaseAhead covers a restart or a failover of the database.
+	DefaultLeaseAhead = 2 * time.Minute
+	// DefaultPatience is long enough for most requests that have begun to end,
+	// and short enough for a client to wait.
+	DefaultPatience = 2 * time.Second
+)
+
 // Authorizer decides in memory, from leases, whether a request may spend. It
-// asks the store only when a lease runs low.
+// asks the store only when a lease runs low, mostly in the background.
 type Authorizer struct {
 	store   Leases
 	journal Journal
 	poster  *Poster
 	node    string
-	sole    bool
+	options Options
 
 	mu     sync.Mutex
 	leases map[Allowance]*lease
 	// stale tells that the outcome of an operation on the store is unknown,
-	// so that the leases must be read from it before they are believed.
+	// so that the leases must be read from it before more is leased.
 	stale bool
+	fence fence
+	// waiting counts the claims in queues.
+	waiting int
+	// attention has the allowances that the keeper is to look at.
+	attention map[Allowance]bool
+
+	kick    chan struct{} // 1 deep: the keeper has something to do
+	stop    context.CancelFunc
+	running sync.WaitGroup
 }
 
-// NewAuthorizer returns an authorizer for a node that has no leases yet. A
-// sole node leases all there is; one of several takes what it needs soon.
-// The poster tells it what has been posted, so nothing may be posted before.
-func NewAuthorizer(store Leases, journal Journal, poster *Poster, sole bool) *Authorizer {
+// NewAuthorizer returns an authorizer for a node that has no leases yet. The
+// poster tells it what has been posted, so nothing may be posted before. It
+// keeps the leases in the background until Close.
+func NewAuthorizer(store Leases, journal Journal, poster *Poster, options Options) *Authorizer {
+	if options.Ahead == nil {
+		options.Ahead = func() time.Duration { return DefaultLeaseAhead }
+	}
+	if options.Patience == 0 {
+		options.Patience = DefaultPatience
+	}
+	if options.Failed == nil {
+		options.Failed = func(error) {}
+	}
+	ctx, stop := context.WithCancel(context.Background())
 	a := &Authorizer{
 		store: store, journal: journal, poster: poster,
-		node: poster.node, sole: sole,
-		leases: make(map[Allowance]*lease),
+		node: poster.node, options: options,
+		leases: make(map[Allowance]*lease), attention: make(map[Allowance]bool),
+		kick: make(chan struct{}, 1), stop: stop,
 	}
 	poster.follower = a
+	a.running.Go(func() { a.keep(ctx) })
+	if !options.Sole {
+		a.running.Go(func() { a.listen(ctx) })
+	}
 	return a
+}
+
+// Close ends the background work. The leases stay with the node.
+func (a *Authorizer) Close() {
+	a.stop()
+	a.running.Wait()
 }
 
 // Claim is what a request wants to hold.
@@ -85,7 +140,7 @@ type Claim struct {
 	Least Money
 }
 
-func (c Claim) least() Money {
+func (c *Claim) least() Money {
 	if c.Least == 0 {
 		return c.Amount
 	}
@@ -103,7 +158,8 @@ type Hold struct {
 }
 
 // Hold reserves what is claimed and journals the estimate, which is the
-// settlement to post if the process ends before the request. Errors:
+// settlement to post if the process ends before the request. Where others hold
+// what is missing it waits a moment for them to end. Errors:
 // ErrInsufficientCredits, ErrSpendExceeded, ErrBudgetExceeded, ErrUnavailable.
 func (a *Authorizer) Hold(ctx context.Context, claim Claim, estimate *Settlement) (*Hold, error) {
 	amount, err := a.reserve(ctx, claim)
@@ -167,78 +223,6 @@ func (a *Authorizer) Held(org string) Money {
 		return l.held
 	}
 	return 0
-}
-
-// reserve holds what is claimed in all of the allowances, with more leased
-// where it takes that, and returns how much it holds, or why it does not.
-func (a *Authorizer) reserve(ctx context.Context, claim Claim) (Money, error) {
-	err := a.reserveAll(ctx, claim.Allowances, claim.Amount)
-	if err == nil {
-		return claim.Amount, nil
-	}
-	if least := claim.least(); least < claim.Amount && !errors.Is(err, ErrUnavailable) {
-		return least, a.reserveAll(ctx, claim.Allowances, least)
-	}
-	return 0, err
-}
-
-func (a *Authorizer) reserveAll(ctx context.Context, allowances []Allowance, amount Money) error {
-	for {
-		short, wait := a.tryReserve(allowances, amount)
-		switch {
-		case wait != nil:
-			select {
-			case <-wait:
-			case <-ctx.Done():
-				return fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
-			}
-		case len(short) == 0:
-			return nil
-		default:
-			if err := a.refill(ctx, short, amount); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// tryReserve reserves in all allowances or returns those that are short. If
-// the store is at work on one of these, it returns what to wait for instead;
-// otherwise they are the caller's to refill.
-func (a *Authorizer) tryReserve(allowances []Allowance, amount Money) (short []Allowance, wait <-chan struct{}) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, id := range allowances {
-		l := a.lease(id)
-		if l.free() >= amount {
-			continue
-		}
-		if l.busy != nil {
-			return nil, l.busy
-		}
-		short = append(short, id)
-	}
-	if len(short) > 0 {
-		a.occupy(short)
-		return short, nil
-	}
-	for _, id := range allowances {
-		l := a.leases[id]
-		l.held += amount
-		l.used += amount
-	}
-	return nil, nil
-}
-
-// settle ends a hold: cost is spent of it, the rest is free again.
-func (a *Authorizer) settle(allowances []Allowance, amount, cost Money) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for _, id := range allowances {
-		l := a.lease(id)
-		l.held -= amount
-		l.spent += cost
-	}
 }
 
 func exceeded(kind AllowanceKind) error {

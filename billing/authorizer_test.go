@@ -79,8 +79,21 @@ func openBooks(t *testing.T, dir string) *books {
 	}
 	b := &books{dir: dir, store: store, journal: j, ledger: &flakyLedger{Ledger: store}}
 	b.poster = billing.NewPoster(b.ledger, j, j.Node(), silent{})
-	b.authorizer = billing.NewAuthorizer(store, j, b.poster, true)
+	b.lease(t, store, sole)
 	return b
+}
+
+// sole are the options of the only node, which does not wait for long.
+var sole = billing.Options{Sole: true, Patience: 100 * time.Millisecond}
+
+// lease gives the node an authorizer.
+func (b *books) lease(t *testing.T, store billing.Leases, options billing.Options) {
+	t.Helper()
+	if b.authorizer != nil {
+		b.authorizer.Close()
+	}
+	b.authorizer = billing.NewAuthorizer(store, b.journal, b.poster, options)
+	t.Cleanup(b.authorizer.Close)
 }
 
 // crash ends the node as kill -9 does: what is not on disk is lost.
@@ -436,7 +449,8 @@ func BenchmarkHoldAndSettle(b *testing.B) {
 	defer j.Close()
 	poster := billing.NewPoster(store, j, j.Node(), silent{})
 	defer poster.Close(context.Background())
-	a := billing.NewAuthorizer(store, j, poster, true)
+	a := billing.NewAuthorizer(store, j, poster, sole)
+	defer a.Close()
 	allowances := []billing.Allowance{billing.CreditsOf(org)}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -3,7 +3,6 @@ package billing
 import (
 	"context"
 	"fmt"
-	"math"
 	"time"
 )
 
@@ -16,28 +15,92 @@ type lease struct {
 	held Money
 	// spent is settled out of holds, and not in the store yet.
 	spent Money
-	// used is what was held since idle leases were last given back.
-	used Money
+	// promised is on its way to other nodes that have asked for it.
+	promised Money
 	// busy is closed when the operation on the store that is under way for
 	// this lease ends; nil if none is.
 	busy chan struct{}
+
+	// queue has the claims that wait for more of it, oldest first.
+	queue []*waiter
+	// asked is when other nodes last asked for some of it; zero if that was
+	// long ago.
+	asked time.Time
+	// shared alternates between those who wait here and elsewhere.
+	shared bool
+
+	demand
+}
+
+// demand is what the requests of a node need of an allowance.
+type demand struct {
+	// cost was settled, and peak was held at most, since it was last measured.
+	cost, peak Money
+	// pace is the recent spend in each second, high the recent peak.
+	pace, high Money
+	// target is how much to have in hand. The keeper leases more when what is
+	// free falls below low.
+	target, low Money
+	// filled tells that more was leased ahead, or tried, since it was measured.
+	filled bool
+}
+
+// memory is in how many measurements the past counts half as much: seven are
+// about what an average over ten seconds does.
+const memory = 10
+
+// measure ends a second of measuring.
+func (l *lease) measure(ahead time.Duration) {
+	l.pace = max(l.cost, l.pace-l.pace/memory+l.cost/memory)
+	l.high = max(l.peak, l.high-l.high/memory)
+	if l.pace < memory && l.cost == 0 {
+		l.pace = 0
+	}
+	if l.high < memory && l.peak == 0 {
+		l.high = 0
+	}
+	l.cost, l.peak, l.filled = 0, l.held, false
+	l.target = times(l.pace, int64(ahead/time.Second))
+	l.target += min(2*min(l.high, maxAmount/2), maxAmount-l.target)
+	l.low = l.target / 2
+}
+
+const maxAmount Money = 1<<62 - 1
+
+// times multiplies without overflow.
+func times(m Money, n int64) Money {
+	if n > 0 && m > maxAmount/Money(n) {
+		return maxAmount
+	}
+	return m * Money(n)
 }
 
 // free is what may be held. It is negative while a request that cost more
 // than its hold is on its way to the store.
-func (l *lease) free() Money { return l.leased - l.held - l.spent }
+func (l *lease) free() Money { return l.leased - l.held - l.spent - l.promised }
 
-// A node that shares an allowance with others leases some holds' worth more
-// than it needs now, or some times what it has held since it last gave back
-// what it did not use, whichever is more. Of what it has it keeps as many
-// times that when it gives back again.
-const (
-	leaseAhead = 16
-	idleShare  = 2
-)
+// spare is what to give back to other nodes that have asked.
+func (l *lease) spare() Money {
+	if l.asked.IsZero() {
+		return l.promised
+	}
+	return l.promised + max(0, l.free())
+}
 
-// storeTimeout bounds how long a request waits for the store.
-const storeTimeout = 5 * time.Second
+// idle tells that nothing is known of the lease that needs to be kept.
+func (l *lease) idle() bool {
+	return l.leased == 0 && l.held == 0 && l.spent == 0 && l.promised == 0 && l.pace == 0 && len(l.queue) == 0
+}
+
+// lease returns the node's lease of an allowance. The caller holds mu.
+func (a *Authorizer) lease(id Allowance) *lease {
+	l := a.leases[id]
+	if l == nil {
+		l = &lease{}
+		a.leases[id] = l
+	}
+	return l
+}
 
 // occupy marks leases as being changed in the store. The caller holds mu.
 func (a *Authorizer) occupy(ids []Allowance) {
@@ -56,64 +119,6 @@ func (a *Authorizer) vacate(ids []Allowance) {
 		}
 		l.busy = nil
 	}
-}
-
-// refill leases what is missing for a hold and some more. It fails if the
-// allowances have no room for the hold.
-func (a *Authorizer) refill(ctx context.Context, short []Allowance, amount Money) error {
-	defer func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		a.vacate(short)
-	}()
-	// The client may leave, but what the store grants must not get lost.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
-	defer cancel()
-	if err := a.poster.takeTurn(ctx); err != nil {
-		return fmt.Errorf("%w: lease: %w", ErrUnavailable, err)
-	}
-	defer a.poster.endTurn()
-	if err := a.reconcile(ctx); err != nil {
-		return fmt.Errorf("%w: %w", ErrUnavailable, err)
-	}
-	want := a.wanted(short, amount)
-	granted, err := a.store.Lease(ctx, a.node, want)
-
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err != nil {
-		a.stale = true
-		return fmt.Errorf("%w: lease: %w", ErrUnavailable, err)
-	}
-	var refused error
-	for i, g := range granted {
-		l := a.leases[g.Allowance]
-		l.leased += g.Amount
-		// If the store gave all that was asked, there is more where it came
-		// from: others have spent meanwhile, and the caller tries again.
-		if refused == nil && g.Amount < want[i].Amount && l.free() < amount {
-			refused = exceeded(g.Allowance.Kind)
-		}
-	}
-	return refused
-}
-
-// wanted is what to ask the store for.
-func (a *Authorizer) wanted(short []Allowance, amount Money) []Lease {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	want := make([]Lease, 0, len(short))
-	for _, id := range short {
-		l := a.leases[id]
-		missing := max(0, amount-l.free())
-		if a.sole {
-			missing = math.MaxInt64
-		} else {
-			missing += max(leaseAhead*amount, idleShare*l.used)
-		}
-		want = append(want, Lease{Allowance: id, Amount: missing})
-	}
-	return want
 }
 
 // posted follows in memory what the store has done with the leases: each one
@@ -184,7 +189,7 @@ func (a *Authorizer) reconcile(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, l := range a.leases {
-		l.leased = 0
+		l.leased, l.promised = 0, 0
 	}
 	for _, l := range leases {
 		a.lease(l.Allowance).leased = l.Amount
@@ -193,97 +198,35 @@ func (a *Authorizer) reconcile(ctx context.Context) error {
 	return nil
 }
 
-// lease returns the node's lease of an allowance. The caller holds mu.
-func (a *Authorizer) lease(id Allowance) *lease {
-	l := a.leases[id]
-	if l == nil {
-		l = &lease{}
-		a.leases[id] = l
-	}
-	return l
-}
-
-// GiveBackKey returns the free part of a key's leases to the store, so that a
-// changed limit applies to the next request. Requests wait for it.
-func (a *Authorizer) GiveBackKey(ctx context.Context, keyID string) error {
-	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == KeySpend && id.KeyID == keyID }))
-}
-
-// GiveBackKeys does so for all keys.
-func (a *Authorizer) GiveBackKeys(ctx context.Context) error {
-	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == KeySpend }))
-}
-
-// GiveBackIdle returns what other nodes may need: what is left of allowances
-// whose period has ended, and, unless this node is the only one, what was not
-// used since it was last called.
-func (a *Authorizer) GiveBackIdle(ctx context.Context, now time.Time) error {
-	return a.giveBack(ctx, func(id Allowance, l *lease) Money {
-		keep := idleShare * l.used
-		l.used = 0
-		switch {
-		case id.Start.Before(id.Period.Start(now)):
-			return l.free()
-		case a.sole:
-			return 0
-		default:
-			return l.free() - keep
-		}
-	})
-}
-
-// allOf gives back all that is free of some leases.
-func allOf(which func(Allowance) bool) func(Allowance, *lease) Money {
-	return func(id Allowance, l *lease) Money {
-		if which(id) {
-			return l.free()
-		}
-		return 0
-	}
-}
-
-func (a *Authorizer) giveBack(ctx context.Context, amount func(Allowance, *lease) Money) error {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
+// CheckLeases compares what this node believes to have leased with what the
+// store says, and returns the sum of the differences: 0 in sound books.
+func (a *Authorizer) CheckLeases(ctx context.Context) (Money, error) {
 	if err := a.poster.takeTurn(ctx); err != nil {
-		return fmt.Errorf("return leases: %w", err)
+		return 0, fmt.Errorf("check leases: %w", err)
 	}
 	defer a.poster.endTurn()
 	if err := a.reconcile(ctx); err != nil {
-		return fmt.Errorf("return leases: %w", err)
+		return 0, fmt.Errorf("check leases: %w", err)
 	}
-	back, ids := a.takeBack(amount)
-	if len(back) == 0 {
-		return nil
+	leases, err := a.store.LeasesOf(ctx, a.node)
+	if err != nil {
+		return 0, fmt.Errorf("check leases: %w", err)
 	}
-	err := a.store.Return(ctx, a.node, back)
+	stored := make(map[Allowance]Money, len(leases))
+	for _, l := range leases {
+		stored[l.Allowance] = l.Amount
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.vacate(ids)
-	if err != nil {
-		a.stale = true
-		return fmt.Errorf("return leases: %w", err)
+	var off Money
+	for id, l := range a.leases {
+		off += abs(l.leased - stored[id])
+		delete(stored, id)
 	}
-	return nil
+	for _, amount := range stored {
+		off += amount
+	}
+	return off, nil
 }
 
-// takeBack takes amounts out of leases that are not busy and occupies them
-// until the amounts are in the store. It forgets leases that are empty.
-func (a *Authorizer) takeBack(amount func(Allowance, *lease) Money) (back []Lease, ids []Allowance) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for id, l := range a.leases {
-		if l.busy != nil {
-			continue
-		}
-		if n := amount(id, l); n > 0 {
-			l.leased -= n
-			back = append(back, Lease{Allowance: id, Amount: n})
-			ids = append(ids, id)
-		} else if l.leased == 0 && l.held == 0 && l.spent == 0 {
-			delete(a.leases, id)
-		}
-	}
-	a.occupy(ids)
-	return back, ids
-}
+func abs(m Money) Money { return max(m, -m) }

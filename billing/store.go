@@ -13,6 +13,7 @@ type Store interface {
 	Organizations
 	Keys
 	Leases
+	Nodes
 	Ledger
 	Reports
 	// Ping tells whether the store can be reached.
@@ -51,12 +52,11 @@ type Keys interface {
 // allowance with a limit: settled + leased <= limit, unless a settlement came
 // out above its hold.
 type Leases interface {
-	// Lease grants each wanted amount as far as the allowance's limit leaves
-	// room, in one transaction: the answer has one lease for each wanted one,
-	// in the same order, with what was granted of it, 0 if nothing is left.
-	// Limits are the store's own: purchases for Credits, the key's
+	// Lease grants what is wanted as far as the allowances' limits leave room,
+	// in one transaction: the answer has one grant for each want, in the same
+	// order. Limits are the store's own: purchases for Credits, the key's
 	// UsageLimit for KeySpend. An allowance without a limit is granted whole.
-	Lease(ctx context.Context, node string, want []Lease) ([]Lease, error)
+	Lease(ctx context.Context, node string, want []Want) ([]Grant, error)
 	// Return gives leases back, whole or in part. More than the node has is
 	// cut to what it has.
 	Return(ctx context.Context, node string, leases []Lease) error
@@ -64,6 +64,31 @@ type Leases interface {
 	ReturnAll(ctx context.Context, node string) error
 	// LeasesOf lists what a node has leased, for proofs.
 	LeasesOf(ctx context.Context, node string) ([]Lease, error)
+	// Ask asks all other nodes to give back what they can spare of these
+	// allowances. It is a hint, and may get lost.
+	Ask(ctx context.Context, node string, ids []Allowance) error
+	// Listen calls asked with what other nodes ask for, until ctx ends, or
+	// with an error when the connection is lost.
+	Listen(ctx context.Context, node string, asked func([]Allowance)) error
+}
+
+// Nodes are the gateways that share the books. None of what is decided from
+// them depends on the clock of the database.
+type Nodes interface {
+	// Join registers a node that starts, in the place of any process that ran
+	// under its id before.
+	Join(ctx context.Context, n Node) error
+	// Beat says that the node is alive. It returns all nodes, and whether the
+	// node's leases were returned for it since it last did so. ErrReplaced
+	// says that another process runs under its id.
+	Beat(ctx context.Context, n Node) (all []Node, expired bool, err error)
+	// Expire returns all that a node has leased, unless it has sent another
+	// heartbeat than the one that was seen last: then it does nothing.
+	Expire(ctx context.Context, id string, beats int64) (bool, error)
+	// Leave removes a node that ends in good order. Its leases are returned.
+	Leave(ctx context.Context, n Node) error
+	// ListNodes returns all nodes, by id.
+	ListNodes(ctx context.Context) ([]Node, error)
 }
 
 // Ledger is the append-only record of money.

@@ -67,6 +67,17 @@ type App struct {
 	// which are streamed. Default: 33554432 (32 MiB).
 	MaxBody int64 `json:"max_body,omitempty"`
 
+	// LeaseAhead is how long the credits that a node has leased last at the
+	// pace of its recent spend, if there are that many: so long it serves on
+	// while the database is away. For several nodes. Default: 2m.
+	LeaseAhead caddy.Duration `json:"lease_ahead,omitempty"`
+
+	// LeaseTTL is how long after a node's last heartbeat its leases are given
+	// back for it. Until then credits that a dead node has leased cannot be
+	// spent; after that the node refuses requests until it reaches the
+	// database again. Negative: never. Default: 10m.
+	LeaseTTL caddy.Duration `json:"lease_ttl,omitempty"`
+
 	// Drain is how long a provider's response is read on after the client has
 	// left, to learn what it cost. Default: 30s.
 	Drain caddy.Duration `json:"drain,omitempty"`
@@ -271,6 +282,12 @@ func (a *App) setDefaults() {
 	if a.MaxBody == 0 {
 		a.MaxBody = 32 << 20
 	}
+	if a.LeaseAhead == 0 {
+		a.LeaseAhead = caddy.Duration(billing.DefaultLeaseAhead)
+	}
+	if a.LeaseTTL == 0 {
+		a.LeaseTTL = caddy.Duration(10 * time.Minute)
+	}
 	if a.Drain == 0 {
 		a.Drain = caddy.Duration(30 * time.Second)
 	}
@@ -304,6 +321,12 @@ func (a *App) Validate() error {
 	if a.Billing != nil && a.Billing.Mode != billingDevelopment && a.Billing.Mode != billingStripe {
 		return fmt.Errorf("unknown billing mode %q: use development or stripe", a.Billing.Mode)
 	}
+	if a.LeaseTTL > 0 && a.LeaseTTL < caddy.Duration(minLeaseTTL) {
+		return fmt.Errorf("lease_ttl must be at least %s, five heartbeats", minLeaseTTL)
+	}
+	if a.LeaseAhead < 0 {
+		return errors.New("lease_ahead must not be negative")
+	}
 	if a.MaxBody < 0 || a.Drain < 0 || a.DefaultMaxTokens < 0 {
 		return errors.New("max_body, drain and default_max_tokens must not be negative")
 	}
@@ -314,6 +337,7 @@ func (a *App) Validate() error {
 func (a *App) Start() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
+	a.engine.apply(a)
 	if err := a.engine.open(ctx); err != nil {
 		return err
 	}
@@ -325,7 +349,9 @@ func (a *App) Start() error {
 // running. Cleanup lets go of them.
 func (a *App) Stop() error {
 	// Only an app whose configuration fails to load is still the running one.
-	running.CompareAndSwap(a, a.replaced)
+	if running.CompareAndSwap(a, a.replaced) && a.replaced != nil {
+		a.replaced.engine.apply(a.replaced)
+	}
 	a.replaced = nil
 	return nil
 }
@@ -338,6 +364,8 @@ func (a *App) Cleanup() error {
 	_, err := engines.Delete(*a.engineConfig)
 	return err
 }
+
+const minLeaseTTL = 5 * billing.HeartbeatEvery
 
 // The policies for requests without a price.
 const (

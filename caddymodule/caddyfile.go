@@ -78,6 +78,8 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	    error_format gateway|provider
 //	    max_body <size>
 //	    drain <duration>
+//	    lease_ahead <duration>
+//	    lease_ttl <duration>|off
 //	    default_max_tokens <number>
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
@@ -114,7 +116,13 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 	"price":        (*App).parsePrice,
 	"max_body":     (*App).parseMaxBody,
 	"error_format": (*App).parseErrorFormat,
-	"drain":        (*App).parseDrain,
+	"drain": func(a *App, d *caddyfile.Dispenser) error {
+		return duration(d, &a.Drain, time.Millisecond, time.Hour)
+	},
+	"lease_ahead": func(a *App, d *caddyfile.Dispenser) error {
+		return duration(d, &a.LeaseAhead, time.Second, 24*time.Hour)
+	},
+	"lease_ttl": (*App).parseLeaseTTL,
 	"default_max_tokens": func(a *App, d *caddyfile.Dispenser) error {
 		return positive(d, &a.DefaultMaxTokens)
 	},
@@ -368,16 +376,27 @@ func (a *App) parseMaxBody(d *caddyfile.Dispenser) error {
 	return nil
 }
 
-func (a *App) parseDrain(d *caddyfile.Dispenser) error {
+func (a *App) parseLeaseTTL(d *caddyfile.Dispenser) error {
+	if d.CountRemainingArgs() == 1 && d.NextArg() && d.Val() == "off" {
+		a.LeaseTTL = -1
+		return nil
+	}
+	d.Prev()
+	return duration(d, &a.LeaseTTL, minLeaseTTL, 24*time.Hour)
+}
+
+// duration reads an option's only argument.
+func duration(d *caddyfile.Dispenser, value *caddy.Duration, least, most time.Duration) error {
+	option := d.Val()
 	var text string
 	if err := oneArg(d, &text); err != nil {
 		return err
 	}
-	drain, err := caddy.ParseDuration(text)
-	if err != nil || drain <= 0 || drain > time.Hour {
-		return d.Errf("drain %q: want a duration such as 30s, of at most 1h", text)
+	v, err := caddy.ParseDuration(text)
+	if err != nil || v < least || v > most {
+		return d.Errf("%s %q: want a duration such as 30s, from %s to %s", option, text, least, most)
 	}
-	a.Drain = caddy.Duration(drain)
+	*value = caddy.Duration(v)
 	return nil
 }
 

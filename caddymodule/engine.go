@@ -26,8 +26,9 @@ var engines = caddy.NewUsagePool()
 const (
 	// keysPoll bounds how long another node's change of a key goes unseen.
 	keysPoll = 500 * time.Millisecond
-	// leasesSweep is how often leases that are not used are given back.
-	leasesSweep = 5 * time.Second
+	// ratesSweep is how often windows of requests per minute that have ended
+	// are forgotten.
+	ratesSweep = 5 * time.Second
 	// closeTimeout bounds how long the last reference waits for requests and
 	// for the store. What is not posted by then is in the journal.
 	closeTimeout = 10 * time.Second
@@ -46,6 +47,10 @@ type engine struct {
 	journal    *journal.Journal
 	poster     *billing.Poster
 	authorizer *billing.Authorizer
+	heartbeats *billing.Heartbeats
+	node       billing.Node // what stays the same of it
+	leaseTTL   atomic.Int64 // a time.Duration, as is the next
+	leaseAhead atomic.Int64
 	keys       *keyCache
 	rates      *rateWindows
 
@@ -153,11 +158,20 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	e.store, e.journal = store, j
 	e.keys = newKeyCache(store)
 	e.poster = billing.NewPoster(store, j, j.Node(), e)
-	e.authorizer = billing.NewAuthorizer(store, j, e.poster, e.config.storage.Driver != driverPostgres)
+	e.authorizer = billing.NewAuthorizer(store, j, e.poster, billing.Options{
+		Sole:   e.config.storage.Driver != driverPostgres,
+		Ahead:  func() time.Duration { return time.Duration(e.leaseAhead.Load()) },
+		Failed: e.leasesFailed,
+	})
+	e.heartbeats = &billing.Heartbeats{
+		Store: store, Authorizer: e.authorizer,
+		Node: e.status, Expired: e.nodeExpired, Failed: e.heartbeatFailed,
+	}
 	background, stop := context.WithCancel(context.Background())
 	e.stop = stop
 	e.tasks.Go(func() { e.watchKeys(background) })
-	e.tasks.Go(func() { e.sweepLeases(background) })
+	e.tasks.Go(func() { e.sweepRates(background) })
+	e.tasks.Go(func() { e.heartbeats.Run(background) })
 	close(e.opened)
 	return nil
 }
@@ -187,7 +201,8 @@ func (e *engine) recover(ctx context.Context, store billing.Store, j *journal.Jo
 	if err := store.ReturnAll(ctx, j.Node()); err != nil {
 		return fmt.Errorf("give back leases: %w", err)
 	}
-	return nil
+	e.node = newNode(j)
+	return store.Join(ctx, e.status())
 }
 
 // acquire counts a request that uses the engine, which stays open until
@@ -238,10 +253,11 @@ func (e *engine) Destruct() error {
 	}
 	e.stop()
 	e.tasks.Wait()
+	e.authorizer.Close()
 	if err := e.poster.Close(ctx); err != nil {
 		e.log.Warn("closing with unposted settlements; the journal keeps them", zap.Int("settlements", e.poster.Pending()))
-	} else if err := e.store.ReturnAll(ctx, e.journal.Node()); err != nil {
-		e.log.Warn("leases stay with this node", zap.Error(err))
+	} else if err := e.store.Leave(ctx, e.node); err != nil {
+		e.log.Warn("leases stay with this node until it starts again, or lease_ttl ends", zap.Error(err))
 	}
 	return errors.Join(e.journal.Close(), e.store.Close())
 }
@@ -266,17 +282,14 @@ func (e *engine) watchKeys(ctx context.Context) {
 	}
 }
 
-func (e *engine) sweepLeases(ctx context.Context) {
-	tick := time.NewTicker(leasesSweep)
+func (e *engine) sweepRates(ctx context.Context) {
+	tick := time.NewTicker(ratesSweep)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		}
-		if err := e.authorizer.GiveBackIdle(ctx, time.Now()); err != nil && ctx.Err() == nil {
-			e.log.Warn("cannot give back unused leases", zap.Error(err))
 		}
 		e.rates.sweep(time.Now())
 	}

@@ -20,9 +20,9 @@ func Benchmark(b *testing.B, s billing.Store) {
 		_, err = s.Append(b.Context(), purchase(1_000_000_000*usd, "purchase"))
 	}
 	if err == nil {
-		_, err = s.Lease(b.Context(), node, []billing.Lease{
-			credits(900_000_000 * usd), keySpend(key, billing.Monthly, 900_000_000*usd),
-		})
+		_, err = s.Lease(b.Context(), node, needs(
+			credits(900_000_000*usd), keySpend(key, billing.Monthly, 900_000_000*usd),
+		))
 	}
 	if err != nil {
 		b.Fatal(err)

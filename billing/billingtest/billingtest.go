@@ -229,11 +229,25 @@ func leasesOf(t *testing.T, s billing.Store, node string) []billing.Lease {
 	return leases
 }
 
-func lease(t *testing.T, s billing.Store, node string, want ...billing.Lease) []billing.Lease {
+// lease leases what is needed and returns what was granted of it.
+func lease(t *testing.T, s billing.Store, node string, need ...billing.Lease) []billing.Lease {
 	t.Helper()
-	granted, err := s.Lease(t.Context(), node, want)
+	grants, err := s.Lease(t.Context(), node, needs(need...))
 	check(t, err)
-	return granted
+	leases := make([]billing.Lease, len(grants))
+	for i, g := range grants {
+		leases[i] = g.Lease
+	}
+	return leases
+}
+
+// needs are wants of leases that are needed now.
+func needs(leases ...billing.Lease) []billing.Want {
+	wants := make([]billing.Want, len(leases))
+	for i, l := range leases {
+		wants[i] = billing.Want{Allowance: l.Allowance, Need: l.Amount}
+	}
+	return wants
 }
 
 func pointer[T any](v T) *T { return &v }

@@ -111,7 +111,7 @@ func spendSome(t *testing.T, s billing.Store, worker string, random *rand.Rand, 
 	if random.IntN(2) == 0 {
 		wanted[0], wanted[1] = wanted[1], wanted[0]
 	}
-	granted, err := s.Lease(t.Context(), worker, wanted)
+	granted, err := s.Lease(t.Context(), worker, needs(wanted...))
 	if err != nil {
 		t.Error(err)
 		return false
@@ -180,7 +180,7 @@ func postsCrosswise(t *testing.T, stores [nodes]billing.Store) {
 				want = append(want, l)
 			}
 			name := fmt.Sprintf("worker_%d", worker)
-			if _, err := stores[n].Lease(t.Context(), name, want); err != nil {
+			if _, err := stores[n].Lease(t.Context(), name, needs(want...)); err != nil {
 				t.Error(err)
 			}
 			if _, err := stores[n].Post(t.Context(), name, batch); err != nil {

@@ -146,7 +146,7 @@ func refusesAllowances(t *testing.T, s billing.Store) {
 		"no organization":       change(credits(1), func(l *billing.Lease) { l.Allowance.OrganizationID = "" }),
 		"start inside a period": change(budget(billing.Daily, 1), func(l *billing.Lease) { l.Allowance.Start = noon }),
 	} {
-		if granted, err := s.Lease(t.Context(), node, []billing.Lease{l}); err == nil {
+		if granted, err := s.Lease(t.Context(), node, needs(l)); err == nil {
 			t.Errorf("%s: granted %v", name, granted)
 		}
 		if s.Return(t.Context(), node, []billing.Lease{l}) == nil {

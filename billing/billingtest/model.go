@@ -139,14 +139,19 @@ func (m *model) limit(a billing.Allowance) (billing.Money, bool) {
 }
 
 func (m *model) lease(node string) string {
-	var want, expected []billing.Lease
+	var want []billing.Want
+	var expected []billing.Grant
 	for range 1 + m.random.IntN(4) {
-		a := m.allowance()
-		want = append(want, billing.Lease{Allowance: a, Amount: m.amount(40)})
-		granted := want[len(want)-1]
+		w := billing.Want{Allowance: m.allowance(), Need: m.amount(40), Ahead: m.amount(20)}
+		a := w.Allowance
+		granted := billing.Grant{Lease: billing.Lease{Allowance: a, Amount: w.Need + w.Ahead}}
+		granted.Elsewhere = m.leased(a) - m.leases[node][a]
 		if limit, limited := m.limit(a); limited {
-			granted.Amount = max(0, min(granted.Amount, limit-m.settled[a]-m.leased(a)))
+			room := max(0, limit-m.settled[a]-m.leased(a))
+			granted.Amount = min(w.Need, room)
+			granted.Amount += min(w.Ahead, (room-granted.Amount)/4)
 		}
+		want = append(want, w)
 		expected = append(expected, granted)
 		m.leases[node][a] += granted.Amount
 	}

@@ -241,7 +241,7 @@ func testContext(t *testing.T, open Open) {
 			return err
 		},
 		"Append":   func() error { _, err := s.Append(ctx, purchase(usd, "x")); return err },
-		"Lease":    func() error { _, err := s.Lease(ctx, node, []billing.Lease{budget(billing.Daily, usd)}); return err },
+		"Lease":    func() error { _, err := s.Lease(ctx, node, needs(budget(billing.Daily, usd))); return err },
 		"Requests": func() error { _, err := s.Requests(ctx, org, billing.Filter{}, billing.Page{}); return err },
 		"Account":  func() error { _, err := s.Account(ctx, org); return err },
 	}

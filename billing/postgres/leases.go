@@ -22,11 +22,13 @@ SELECT organization_id, balance, entries FROM accounts
 WHERE organization_id = ANY ($1::text[]) ORDER BY organization_id FOR UPDATE`
 
 	selectAllowances = `
-SELECT coalesce(a.credited, 0), coalesce(a.settled, 0), coalesce(a.leased, 0),
+SELECT coalesce(a.credited, 0), coalesce(a.settled, 0), coalesce(a.leased, 0), coalesce(l.amount, 0),
 	k.id IS NOT NULL, k.usage_limit, coalesce(k.usage_limit_reset, '')
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
 	WITH ORDINALITY AS w (organization_id, key_id, kind, period, period_start, n)
 LEFT JOIN allowances a USING (organization_id, key_id, kind, period, period_start)
+LEFT JOIN leases l ON l.node = $6 AND l.organization_id = w.organization_id AND l.key_id = w.key_id
+	AND l.kind = w.kind AND l.period = w.period AND l.period_start = w.period_start
 LEFT JOIN keys k ON k.organization_id = w.organization_id AND k.id = w.key_id
 ORDER BY w.n`
 
@@ -114,19 +116,19 @@ func queueAccounts(batch *pgx.Batch, orgs []string, accounts map[string]books.Ac
 // Lease implements billing.Leases. Budgets have no limit. What is granted of an
 // allowance without a limit is recorded like any other lease. A key's spend is
 // granted in the period of the key's limit alone.
-func (s *Store) Lease(ctx context.Context, node string, want []billing.Lease) ([]billing.Lease, error) {
-	want, err := books.CheckLeases(want)
+func (s *Store) Lease(ctx context.Context, node string, want []billing.Want) ([]billing.Grant, error) {
+	want, err := books.CheckWants(want)
 	if err != nil {
 		return nil, fmt.Errorf("lease: %w", err)
 	}
-	var granted []billing.Lease
+	var granted []billing.Grant
 	err = s.write(ctx, func(tx pgx.Tx) error {
-		states, err := allowanceStates(ctx, tx, want)
+		states, err := allowanceStates(ctx, tx, node, want)
 		if err != nil {
 			return err
 		}
 		granted = books.Grants(want, states)
-		merged := books.Merge(granted)
+		merged := books.Merge(books.LeasesIn(granted))
 		if len(merged) == 0 {
 			return nil
 		}
@@ -163,25 +165,27 @@ func (s *Store) Return(ctx context.Context, node string, leases []billing.Lease)
 
 // ReturnAll implements billing.Leases.
 func (s *Store) ReturnAll(ctx context.Context, node string) error {
-	err := s.write(ctx, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, selectLeaseOrganizations, node)
-		if err != nil {
-			return err
-		}
-		orgs, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			return err
-		}
-		if _, err := lockAccounts(ctx, tx, orgs); err != nil {
-			return err
-		}
-		_, err = tx.Exec(ctx, releaseAllLeases, node, orgs)
-		return err
-	})
+	err := s.write(ctx, func(tx pgx.Tx) error { return returnAll(ctx, tx, node) })
 	if err != nil {
 		return fmt.Errorf("return all leases: %w", err)
 	}
 	return nil
+}
+
+func returnAll(ctx context.Context, tx pgx.Tx, node string) error {
+	rows, err := tx.Query(ctx, selectLeaseOrganizations, node)
+	if err != nil {
+		return err
+	}
+	orgs, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return err
+	}
+	if _, err := lockAccounts(ctx, tx, orgs); err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, releaseAllLeases, node, orgs)
+	return err
 }
 
 // LeasesOf implements billing.Leases.
@@ -195,11 +199,11 @@ func (s *Store) LeasesOf(ctx context.Context, node string) ([]billing.Lease, err
 
 // allowanceStates locks the accounts of the wanted leases and returns what
 // there is of their allowances.
-func allowanceStates(ctx context.Context, tx pgx.Tx, want []billing.Lease) ([]books.State, error) {
+func allowanceStates(ctx context.Context, tx pgx.Tx, node string, want []billing.Want) ([]books.State, error) {
 	states := make([]books.State, 0, len(want))
 	var batch pgx.Batch
-	queueAccounts(&batch, books.OrganizationsOf(want), make(map[string]books.Account))
-	batch.Queue(selectAllowances, allowanceArrays(want)...).Query(func(rows pgx.Rows) error {
+	queueAccounts(&batch, books.OrganizationsIn(want), make(map[string]books.Account))
+	batch.Queue(selectAllowances, append(allowanceArrays(want, allowanceOfWant), node)...).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
 			s, err := scanState(rows)
 			if err != nil {
@@ -221,7 +225,7 @@ func scanState(row scanner) (books.State, error) {
 		known bool
 		key   books.KeyLimit
 	)
-	err := row.Scan(&s.Credited, &s.Settled, &s.Leased, &known, &key.Limit, &key.Reset)
+	err := row.Scan(&s.Credited, &s.Settled, &s.Leased, &s.Own, &known, &key.Limit, &key.Reset)
 	if known {
 		s.Key = &key
 	}
@@ -237,18 +241,21 @@ func column[R, T any](rows []R, field func(*R) T) []T {
 	return values
 }
 
-func allowanceArrays(leases []billing.Lease) []any {
+func allowanceArrays[T any](list []T, of func(*T) *billing.Allowance) []any {
 	return []any{
-		column(leases, func(l *billing.Lease) string { return l.Allowance.OrganizationID }),
-		column(leases, func(l *billing.Lease) string { return l.Allowance.KeyID }),
-		column(leases, func(l *billing.Lease) string { return string(l.Allowance.Kind) }),
-		column(leases, func(l *billing.Lease) string { return string(l.Allowance.Period) }),
-		column(leases, func(l *billing.Lease) time.Time { return l.Allowance.Start }),
+		column(list, func(v *T) string { return of(v).OrganizationID }),
+		column(list, func(v *T) string { return of(v).KeyID }),
+		column(list, func(v *T) string { return string(of(v).Kind) }),
+		column(list, func(v *T) string { return string(of(v).Period) }),
+		column(list, func(v *T) time.Time { return of(v).Start }),
 	}
 }
 
+func allowanceOfWant(w *billing.Want) *billing.Allowance   { return &w.Allowance }
+func allowanceOfLease(l *billing.Lease) *billing.Allowance { return &l.Allowance }
+
 func leaseArrays(leases []billing.Lease) []any {
-	return append(allowanceArrays(leases), column(leases, func(l *billing.Lease) int64 { return int64(l.Amount) }))
+	return append(allowanceArrays(leases, allowanceOfLease), column(leases, func(l *billing.Lease) int64 { return int64(l.Amount) }))
 }
 
 func scanLease(row scanner) (billing.Lease, error) {

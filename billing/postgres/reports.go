@@ -129,7 +129,7 @@ func (s *Store) KeySpend(ctx context.Context, org string, keys []billing.Key, no
 		k.OrganizationID = org
 		current[i].Allowance = books.CurrentSpend(k, now)
 	}
-	rows, err := s.pool.Query(ctx, selectSettled, allowanceArrays(current)...)
+	rows, err := s.pool.Query(ctx, selectSettled, allowanceArrays(current, allowanceOfLease)...)
 	if err != nil {
 		return nil, fmt.Errorf("read spend of keys: %w", err)
 	}

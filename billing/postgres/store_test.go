@@ -5,6 +5,7 @@ package postgres_test
 import (
 	"database/sql"
 	"os"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -63,8 +64,8 @@ func TestOpenRefusesANewerSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = postgres.Open(t.Context(), pgtest.DSN(t))
-	want := "database schema is version 700, this binary knows 2: run a newer gateway"
-	if err == nil || !strings.Contains(err.Error(), want) {
+	want := regexp.MustCompile(`database schema is version 700, this binary knows \d+: run a newer gateway`)
+	if err == nil || !want.MatchString(err.Error()) {
 		t.Errorf("error is %v, want %q", err, want)
 	}
 }

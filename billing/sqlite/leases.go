@@ -11,11 +11,13 @@ import (
 
 const (
 	selectAllowance = `
-SELECT coalesce(a.credited, 0), coalesce(a.settled, 0), coalesce(a.leased, 0),
+SELECT coalesce(a.credited, 0), coalesce(a.settled, 0), coalesce(a.leased, 0), coalesce(l.amount, 0),
 	k.id IS NOT NULL, k.usage_limit, coalesce(k.usage_limit_reset, '')
 FROM (SELECT 1)
 LEFT JOIN allowances a ON a.organization_id = ?1 AND a.key_id = ?2 AND a.kind = ?3
 	AND a.period = ?4 AND a.period_start = ?5
+LEFT JOIN leases l ON l.organization_id = ?1 AND l.key_id = ?2 AND l.kind = ?3
+	AND l.period = ?4 AND l.period_start = ?5 AND l.node = ?6
 LEFT JOIN keys k ON k.organization_id = ?1 AND k.id = ?2`
 
 	addLeased = `
@@ -62,22 +64,22 @@ WHERE l.node = ?1 AND a.organization_id = l.organization_id AND a.key_id = l.key
 // Lease implements billing.Leases. Budgets have no limit. What is granted of an
 // allowance without a limit is recorded like any other lease. A key's spend is
 // granted in the period of the key's limit alone.
-func (s *Store) Lease(ctx context.Context, node string, want []billing.Lease) ([]billing.Lease, error) {
-	want, err := books.CheckLeases(want)
+func (s *Store) Lease(ctx context.Context, node string, want []billing.Want) ([]billing.Grant, error) {
+	want, err := books.CheckWants(want)
 	if err != nil {
 		return nil, fmt.Errorf("lease: %w", err)
 	}
-	var granted []billing.Lease
+	var granted []billing.Grant
 	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		states := make([]books.State, len(want))
 		for i, l := range want {
 			var err error
-			if states[i], err = allowanceState(ctx, tx, l.Allowance); err != nil {
+			if states[i], err = allowanceState(ctx, tx, node, l.Allowance); err != nil {
 				return err
 			}
 		}
 		granted = books.Grants(want, states)
-		for _, l := range books.Merge(granted) {
+		for _, l := range books.Merge(books.LeasesIn(granted)) {
 			if _, err := tx.ExecContext(ctx, addLeased, leaseArgs(l)...); err != nil {
 				return err
 			}
@@ -110,17 +112,19 @@ func (s *Store) Return(ctx context.Context, node string, leases []billing.Lease)
 
 // ReturnAll implements billing.Leases.
 func (s *Store) ReturnAll(ctx context.Context, node string) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		if _, err := tx.ExecContext(ctx, subtractAllLeased, node); err != nil {
-			return err
-		}
-		_, err := tx.ExecContext(ctx, deleteLeases, node)
-		return err
-	})
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error { return returnAll(ctx, tx, node) })
 	if err != nil {
 		return fmt.Errorf("return all leases: %w", err)
 	}
 	return nil
+}
+
+func returnAll(ctx context.Context, tx *sql.Tx, node string) error {
+	if _, err := tx.ExecContext(ctx, subtractAllLeased, node); err != nil {
+		return err
+	}
+	_, err := tx.ExecContext(ctx, deleteLeases, node)
+	return err
 }
 
 // LeasesOf implements billing.Leases.
@@ -132,14 +136,14 @@ func (s *Store) LeasesOf(ctx context.Context, node string) ([]billing.Lease, err
 	return leases, nil
 }
 
-func allowanceState(ctx context.Context, tx *sql.Tx, a billing.Allowance) (books.State, error) {
+func allowanceState(ctx context.Context, tx *sql.Tx, node string, a billing.Allowance) (books.State, error) {
 	var (
 		s     books.State
 		known bool
 		key   books.KeyLimit
 	)
-	err := tx.QueryRowContext(ctx, selectAllowance, allowanceArgs(a)...).Scan(
-		&s.Credited, &s.Settled, &s.Leased, &known, &key.Limit, &key.Reset)
+	err := tx.QueryRowContext(ctx, selectAllowance, append(allowanceArgs(a), node)...).Scan(
+		&s.Credited, &s.Settled, &s.Leased, &s.Own, &known, &key.Limit, &key.Reset)
 	if known {
 		s.Key = &key
 	}

@@ -13,6 +13,21 @@ import (
 // NoLimit is the limit of an allowance that has none.
 const NoLimit billing.Money = math.MaxInt64
 
+// CheckWants returns the wants with their allowances' starts in UTC, or an
+// error as CheckLeases does.
+func CheckWants(wants []billing.Want) ([]billing.Want, error) {
+	checked := make([]billing.Want, len(wants))
+	for i, w := range wants {
+		a := w.Allowance
+		if err := checkLease(billing.Lease{Allowance: a, Amount: min(w.Need, w.Ahead)}); err != nil {
+			return nil, fmt.Errorf("%s allowance of %q: %w", a.Kind, a.OrganizationID, err)
+		}
+		w.Allowance.Start = a.Period.Start(a.Start)
+		checked[i] = w
+	}
+	return checked, nil
+}
+
 // CheckLeases returns the leases with their allowances' starts in UTC, or an
 // error if one does not name an allowance that spend is ever booked on: a
 // grant from such a one would be a grant beyond the limit.
@@ -61,6 +76,8 @@ type State struct {
 	Credited billing.Money
 	Settled  billing.Money
 	Leased   billing.Money
+	// Own is the part of Leased that the asking node has.
+	Own billing.Money
 	// Key is the key of a key's spend; nil if there is no such key.
 	Key *KeyLimit
 }
@@ -96,29 +113,50 @@ func (k KeyLimit) Period() billing.Period {
 	return k.Reset
 }
 
-// Grant returns how much of the wanted lease the allowance has left. It is
+// aheadShare is the part of an allowance's room that one lease may take for
+// requests that have not come yet: a quarter.
+const aheadShare = 4
+
+// Grant returns how much of what is wanted the allowance has room for. It is
 // written as comparisons since sums could overflow.
-func (s State) Grant(want billing.Lease) billing.Money {
+func (s State) Grant(want billing.Want) billing.Money {
 	limit := s.limit(want.Allowance)
 	if limit <= s.Settled || limit-s.Settled <= s.Leased {
 		return 0
 	}
-	return min(want.Amount, limit-s.Settled-s.Leased)
+	room := limit - s.Settled - s.Leased
+	if want.Need >= room {
+		return room
+	}
+	rest := room - want.Need
+	if limit != NoLimit {
+		rest /= aheadShare
+	}
+	return want.Need + min(want.Ahead, rest)
 }
 
-// Grants answers wanted leases one after the other from the states of their
+// Grants answers wants one after the other from the states of their
 // allowances. An allowance may be wanted more than once.
-func Grants(want []billing.Lease, states []State) []billing.Lease {
-	granted := slices.Clone(want)
+func Grants(want []billing.Want, states []State) []billing.Grant {
+	grants := make([]billing.Grant, len(want))
 	given := make(map[billing.Allowance]billing.Money, len(want))
-	for i := range granted {
-		a := granted[i].Allowance
+	for i, w := range want {
 		s := states[i]
-		s.Leased += given[a]
-		granted[i].Amount = s.Grant(want[i])
-		given[a] += granted[i].Amount
+		s.Leased += given[w.Allowance]
+		grants[i].Lease = billing.Lease{Allowance: w.Allowance, Amount: s.Grant(w)}
+		grants[i].Elsewhere = states[i].Leased - states[i].Own
+		given[w.Allowance] += grants[i].Amount
 	}
-	return granted
+	return grants
+}
+
+// LeasesIn returns the leases of the grants.
+func LeasesIn(grants []billing.Grant) []billing.Lease {
+	leases := make([]billing.Lease, len(grants))
+	for i, g := range grants {
+		leases[i] = g.Lease
+	}
+	return leases
 }
 
 // Merge sums up leases of the same allowance, drops those of nothing, and
@@ -154,6 +192,16 @@ func OrganizationsOf(leases []billing.Lease) []string {
 	ids := make([]string, 0, 1)
 	for _, l := range leases {
 		ids = append(ids, l.Allowance.OrganizationID)
+	}
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+// OrganizationsIn returns the organizations of the wants, sorted.
+func OrganizationsIn(wants []billing.Want) []string {
+	ids := make([]string, 0, 1)
+	for _, w := range wants {
+		ids = append(ids, w.Allowance.OrganizationID)
 	}
 	slices.Sort(ids)
 	return slices.Compact(ids)

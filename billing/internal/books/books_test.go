@@ -166,7 +166,7 @@ func TestGrant(t *testing.T) {
 		"key without limit":         {key, State{Key: &KeyLimit{}}, 9, 9},
 		"unknown key":               {key, State{}, 9, 0},
 	} {
-		got := test.state.Grant(billing.Lease{Allowance: test.allowance, Amount: test.want})
+		got := test.state.Grant(billing.Want{Allowance: test.allowance, Need: test.want})
 		if got != test.granted {
 			t.Errorf("%s: granted %d, want %d", name, got, test.granted)
 		}

@@ -1,0 +1,411 @@
+package billing
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"slices"
+	"time"
+)
+
+const (
+	// storeTimeout bounds how long a request waits for the store.
+	storeTimeout = 5 * time.Second
+	// keepEvery is how often demand is measured, and leases are filled up.
+	keepEvery = time.Second
+	// sweepEvery is how often what is not used is given back.
+	sweepEvery = 5 * time.Second
+	// pullEvery is how often more is asked of the store for those who wait.
+	pullEvery = 20 * time.Millisecond
+	// restBetween is the least time between two rounds, whoever calls for one.
+	restBetween = 5 * time.Millisecond
+	// askEvery is how often other nodes are asked to give back; askLasts is
+	// how long they go on to share what gets free.
+	askEvery = 100 * time.Millisecond
+	askLasts = 5 * askEvery
+	// firstAhead is how many times its first hold a node leases ahead, before
+	// it knows its demand.
+	firstAhead = 16
+)
+
+// keep is the work in the background: it fills leases up before they run out,
+// gives back what is not used, and asks for what requests wait for.
+func (a *Authorizer) keep(ctx context.Context) {
+	var measured, swept, asked time.Time
+	for {
+		now := time.Now()
+		if now.Sub(measured) >= keepEvery {
+			measured = now
+			a.measure(now)
+		}
+		ids := a.attended()
+		a.fillUp(ctx, ids)
+		a.pull(ctx, ids, &asked)
+		a.share(ctx, ids)
+		if now.Sub(swept) >= sweepEvery {
+			swept = now
+			a.report(ctx, a.GiveBackIdle(ctx, now))
+		}
+		if !a.rest(ctx) {
+			return
+		}
+	}
+}
+
+// attended returns the allowances to look at now. Those that requests wait
+// for, here or elsewhere, stay on the list.
+func (a *Authorizer) attended() []Allowance {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	ids := make([]Allowance, 0, len(a.attention))
+	for id := range a.attention {
+		l := a.leases[id]
+		if l != nil {
+			ids = append(ids, id)
+		}
+		if l == nil || len(l.queue) == 0 && l.asked.IsZero() {
+			delete(a.attention, id)
+		}
+	}
+	return ids
+}
+
+// rest waits until there is something to do, and returns false at the end.
+func (a *Authorizer) rest(ctx context.Context) bool {
+	select {
+	case <-time.After(restBetween):
+	case <-ctx.Done():
+		return false
+	}
+	wait := keepEvery
+	a.mu.Lock()
+	if a.waiting > 0 {
+		wait = pullEvery
+	}
+	a.mu.Unlock()
+	select {
+	case <-a.kick:
+	case <-time.After(wait):
+	case <-ctx.Done():
+		return false
+	}
+	return true
+}
+
+// report tells of a failure, unless it is the end.
+func (a *Authorizer) report(ctx context.Context, err error) {
+	if err != nil && ctx.Err() == nil {
+		a.options.Failed(err)
+	}
+}
+
+func (a *Authorizer) measure(now time.Time) {
+	ahead := a.options.Ahead()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, l := range a.leases {
+		if !a.options.Sole {
+			l.measure(ahead)
+		}
+		if l.free() < l.low {
+			a.attention[id] = true
+		}
+		if now.Sub(l.asked) > askLasts {
+			l.asked = time.Time{}
+		}
+	}
+}
+
+// fillUp leases ahead where less than half of what a node wants is left.
+func (a *Authorizer) fillUp(ctx context.Context, attended []Allowance) {
+	var want []Want
+	var ids []Allowance
+	a.mu.Lock()
+	for _, id := range attended {
+		l := a.leases[id]
+		if l.free() >= l.low || l.busy != nil || !l.asked.IsZero() || len(l.queue) > 0 || l.filled {
+			continue
+		}
+		l.filled = true
+		want = append(want, Want{Allowance: id, Ahead: l.target - l.free()})
+		ids = append(ids, id)
+	}
+	a.occupy(ids)
+	a.mu.Unlock()
+	if len(want) > 0 {
+		_, err := a.lend(ctx, want, ids)
+		a.report(ctx, err)
+	}
+}
+
+// refill leases what is missing for a hold and some more. It tells whether an
+// allowance has no room for the hold.
+func (a *Authorizer) refill(ctx context.Context, short []Allowance, amount Money) (exhausted bool, err error) {
+	a.mu.Lock()
+	want := make([]Want, 0, len(short))
+	for _, id := range short {
+		want = append(want, a.wanted(id, amount))
+	}
+	a.mu.Unlock()
+	// The client may leave, but what the store grants must not get lost.
+	grants, err := a.lend(context.WithoutCancel(ctx), want, short)
+	if err != nil {
+		return false, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, g := range grants {
+		// If the store gave all that was needed, there may be more where it
+		// came from: others have spent meanwhile, and the caller tries again.
+		l := a.leases[g.Allowance]
+		exhausted = exhausted || g.Amount < want[i].Need && l.free() < amount
+	}
+	return exhausted, nil
+}
+
+// wanted is what to ask the store for, for a hold that does not fit. The
+// caller holds mu.
+func (a *Authorizer) wanted(id Allowance, amount Money) Want {
+	l := a.leases[id]
+	w := Want{Allowance: id, Need: max(0, amount-l.free())}
+	switch {
+	case a.options.Sole:
+		w.Need = math.MaxInt64
+	case l.asked.IsZero():
+		w.Ahead = max(times(amount, firstAhead), l.target)
+	}
+	return w
+}
+
+// lend asks the store for leases, which the caller has occupied, and adds what
+// is granted to them. Then they are vacant again.
+func (a *Authorizer) lend(ctx context.Context, want []Want, ids []Allowance) ([]Grant, error) {
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.vacate(ids)
+	}()
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := a.poster.takeTurn(ctx); err != nil {
+		return nil, fmt.Errorf("%w: lease: %w", ErrUnavailable, err)
+	}
+	defer a.poster.endTurn()
+	if err := a.reconcile(ctx); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	if a.isFenced() {
+		return nil, errFenced
+	}
+	grants, err := a.store.Lease(ctx, a.node, want)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err != nil {
+		a.stale = true
+		return nil, fmt.Errorf("%w: lease: %w", ErrUnavailable, err)
+	}
+	if a.fence.down { // meanwhile; others may be given what was granted here
+		a.stale = true
+		return nil, errFenced
+	}
+	for _, g := range grants {
+		a.leases[g.Allowance].leased += g.Amount
+	}
+	return grants, nil
+}
+
+// pull leases for the claims that wait, as much as is enough for them, and asks
+// other nodes for what the store does not have. It refuses claims that nothing
+// can come for any more.
+func (a *Authorizer) pull(ctx context.Context, attended []Allowance, asked *time.Time) {
+	want, ids := a.needs(attended)
+	if len(want) == 0 {
+		return
+	}
+	grants, err := a.lend(ctx, want, ids)
+	a.mu.Lock()
+	if err != nil {
+		for _, id := range ids {
+			for _, w := range a.leases[id].queue {
+				w.cause = err
+			}
+		}
+		a.mu.Unlock()
+		a.report(ctx, err)
+		return
+	}
+	var ask []Allowance
+	for _, g := range grants {
+		l := a.leases[g.Allowance]
+		a.serve(l)
+		a.refuse(l, g)
+		if len(l.queue) > 0 && g.Elsewhere > 0 {
+			ask = append(ask, g.Allowance)
+		}
+	}
+	a.mu.Unlock()
+	if now := time.Now(); len(ask) > 0 && now.Sub(*asked) >= askEvery {
+		*asked = now
+		a.report(ctx, a.store.Ask(ctx, a.node, ask))
+	}
+}
+
+// needs is what all claims that wait are short of.
+func (a *Authorizer) needs(attended []Allowance) (want []Want, ids []Allowance) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, id := range attended {
+		l := a.leases[id]
+		if len(l.queue) == 0 || l.busy != nil {
+			continue
+		}
+		var enough Money
+		for _, w := range l.queue {
+			enough += min(w.claim.least(), maxAmount-enough)
+		}
+		w := Want{Allowance: id, Need: max(0, enough-max(0, l.free()))}
+		if a.options.Sole {
+			w.Need = math.MaxInt64
+		}
+		want = append(want, w)
+		ids = append(ids, id)
+	}
+	a.occupy(ids)
+	return want, ids
+}
+
+// refuse answers those who wait for more than can become free, here and
+// elsewhere together. The caller holds mu.
+func (a *Authorizer) refuse(l *lease, g Grant) {
+	for i := 0; i < len(l.queue); {
+		w := l.queue[i]
+		w.cause = nil
+		if missing := w.claim.least() - l.free() - l.promised - l.held; missing > g.Elsewhere {
+			a.leave(w, answer{err: exceeded(g.Allowance.Kind)})
+			continue
+		}
+		i++
+	}
+}
+
+// GiveBackKey returns the free part of a key's leases to the store, so that a
+// changed limit applies to the next request. Requests wait for it.
+func (a *Authorizer) GiveBackKey(ctx context.Context, keyID string) error {
+	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == KeySpend && id.KeyID == keyID }))
+}
+
+// GiveBackKeys does so for all keys.
+func (a *Authorizer) GiveBackKeys(ctx context.Context) error {
+	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == KeySpend }))
+}
+
+// GiveBackIdle returns what is left of allowances whose period has ended, and,
+// unless this node is the only one, what it has much more of than it needs.
+func (a *Authorizer) GiveBackIdle(ctx context.Context, now time.Time) error {
+	return a.giveBack(ctx, func(id Allowance, l *lease) Money {
+		switch {
+		case id.Start.Before(id.Period.Start(now)):
+			return l.free()
+		case a.options.Sole || l.free() <= 2*min(l.target, maxAmount/2):
+			return 0
+		default:
+			return l.free() - l.target
+		}
+	})
+}
+
+// share returns what other nodes have asked for. What is free while requests
+// wait here, too, is not enough for any of them: it may be for another node's.
+func (a *Authorizer) share(ctx context.Context, attended []Allowance) {
+	a.mu.Lock()
+	asked := slices.ContainsFunc(attended, func(id Allowance) bool { return a.leases[id].spare() > 0 })
+	a.mu.Unlock()
+	if !asked {
+		return
+	}
+	a.report(ctx, a.giveBack(ctx, func(_ Allowance, l *lease) Money {
+		back := l.spare()
+		l.promised = 0
+		return back
+	}))
+}
+
+// Asked says that other nodes need some of these allowances.
+func (a *Authorizer) Asked(ids []Allowance) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	for _, id := range ids {
+		if l := a.leases[id]; l != nil {
+			l.asked = now
+			a.attend(id)
+		}
+	}
+}
+
+// listen hears what other nodes ask for.
+func (a *Authorizer) listen(ctx context.Context) {
+	for ctx.Err() == nil {
+		a.report(ctx, a.store.Listen(ctx, a.node, a.Asked))
+		select {
+		case <-time.After(keepEvery):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// allOf gives back all that is free of some leases.
+func allOf(which func(Allowance) bool) func(Allowance, *lease) Money {
+	return func(id Allowance, l *lease) Money {
+		if which(id) {
+			return l.free()
+		}
+		return 0
+	}
+}
+
+func (a *Authorizer) giveBack(ctx context.Context, amount func(Allowance, *lease) Money) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := a.poster.takeTurn(ctx); err != nil {
+		return fmt.Errorf("return leases: %w", err)
+	}
+	defer a.poster.endTurn()
+	if err := a.reconcile(ctx); err != nil {
+		return fmt.Errorf("return leases: %w", err)
+	}
+	back, ids := a.takeBack(amount)
+	if len(back) == 0 {
+		return nil
+	}
+	err := a.store.Return(ctx, a.node, back)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.vacate(ids)
+	if err != nil {
+		a.stale = true
+		return fmt.Errorf("return leases: %w", err)
+	}
+	return nil
+}
+
+// takeBack takes amounts out of leases that are not busy and occupies them
+// until the amounts are in the store. It forgets leases that are idle.
+func (a *Authorizer) takeBack(amount func(Allowance, *lease) Money) (back []Lease, ids []Allowance) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, l := range a.leases {
+		if l.busy != nil {
+			continue
+		}
+		if n := amount(id, l); n > 0 {
+			l.leased -= n
+			back = append(back, Lease{Allowance: id, Amount: n})
+			ids = append(ids, id)
+		} else if l.idle() {
+			delete(a.leases, id)
+		}
+	}
+	a.occupy(ids)
+	return back, ids
+}
