@@ -12,10 +12,12 @@ import (
 const (
 	selectAllowance = `
 SELECT coalesce(a.credited, 0), coalesce(a.settled, 0), coalesce(a.leased, 0),
+	o.budget, coalesce(o.budget_period, ''),
 	k.id IS NOT NULL, k.usage_limit, coalesce(k.usage_limit_reset, '')
 FROM (SELECT 1)
 LEFT JOIN allowances a ON a.organization_id = ?1 AND a.key_id = ?2 AND a.kind = ?3
 	AND a.period = ?4 AND a.period_start = ?5
+LEFT JOIN organizations o ON o.id = ?1
 LEFT JOIN keys k ON k.organization_id = ?1 AND k.id = ?2`
 
 	addLeased = `
@@ -59,9 +61,8 @@ WHERE l.node = ?1 AND a.organization_id = l.organization_id AND a.key_id = l.key
 	deleteLeases = `DELETE FROM leases WHERE node = ?1`
 )
 
-// Lease implements billing.Leases. Budgets have no limit. What is granted of an
-// allowance without a limit is recorded like any other lease. A key's spend is
-// granted in the period of the key's limit alone.
+// Lease implements billing.Leases. What is granted of an allowance without a
+// limit is recorded like any other lease.
 func (s *Store) Lease(ctx context.Context, node string, want []billing.Lease) ([]billing.Lease, error) {
 	want, err := books.CheckLeases(want)
 	if err != nil {
@@ -136,10 +137,10 @@ func allowanceState(ctx context.Context, tx *sql.Tx, a billing.Allowance) (books
 	var (
 		s     books.State
 		known bool
-		key   books.KeyLimit
+		key   books.PeriodLimit
 	)
 	err := tx.QueryRowContext(ctx, selectAllowance, allowanceArgs(a)...).Scan(
-		&s.Credited, &s.Settled, &s.Leased, &known, &key.Limit, &key.Reset)
+		&s.Credited, &s.Settled, &s.Leased, &s.Budget.Limit, &s.Budget.Reset, &known, &key.Limit, &key.Reset)
 	if known {
 		s.Key = &key
 	}
