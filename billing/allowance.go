@@ -46,6 +46,22 @@ func (p Period) Start(t time.Time) time.Time {
 	}
 }
 
+// End returns the end of the period that contains t, which is the start of the
+// next one; the zero time for Never.
+func (p Period) End(t time.Time) time.Time {
+	start := p.Start(t)
+	switch p {
+	case Daily:
+		return start.AddDate(0, 0, 1)
+	case Weekly:
+		return start.AddDate(0, 0, 7)
+	case Monthly:
+		return start.AddDate(0, 1, 0)
+	default:
+		return time.Time{}
+	}
+}
+
 // AllowanceKind is what an allowance limits.
 type AllowanceKind string
 

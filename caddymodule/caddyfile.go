@@ -79,6 +79,7 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	    max_body <size>
 //	    drain <duration>
 //	    default_max_tokens <number>
+//	    max_output_tokens <number>
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume option name
@@ -117,6 +118,9 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 	"drain":        (*App).parseDrain,
 	"default_max_tokens": func(a *App, d *caddyfile.Dispenser) error {
 		return positive(d, &a.DefaultMaxTokens)
+	},
+	"max_output_tokens": func(a *App, d *caddyfile.Dispenser) error {
+		return positive(d, &a.MaxOutputTokens)
 	},
 }
 
