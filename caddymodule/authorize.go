@@ -39,6 +39,8 @@ func (c *call) claim() billing.Claim {
 	claim := billing.Claim{Allowances: c.allowances()}
 	if c.key.organization.HoldStrict {
 		bound := metering.PromptBound(c.protocol(), c.body)
+		// Without a report of the provider's, the estimate is charged.
+		bound.Prompt = max(bound.Prompt, c.request.PromptTokens)
 		claim.Amount = c.rule.WorstCase(bound, c.outputBound(), c.row.At, c.app.discount)
 		return claim
 	}
@@ -86,6 +88,16 @@ func (c *call) outputCeiling() int64 {
 		return c.request.MaxTokens
 	}
 	return c.app.DefaultMaxTokens * max(1, c.request.Choices)
+}
+
+// generated is an estimate of the tokens of a text that the provider has
+// generated, and no more of them than a strict hold is for.
+func (c *call) generated(textBytes int64) int64 {
+	tokens := textBytes / bytesPerToken
+	if c.key.organization.HoldStrict {
+		return min(tokens, c.outputBound())
+	}
+	return tokens
 }
 
 // outputBound is how many the response may have at worst.
