@@ -24,6 +24,9 @@ type Gateway interface {
 	Flush(ctx context.Context) error
 	// KeyChanged makes the next request on this node see a changed key.
 	KeyChanged(k billing.Key)
+	// OrganizationChanged makes the next request on this node see an
+	// organization's changed settings.
+	OrganizationChanged(org billing.Organization)
 	// Held is the sum of the organization's open holds on this node.
 	Held(org string) billing.Money
 	// Packages are the credit packages for sale, in the order of the
@@ -39,7 +42,7 @@ type Gateway interface {
 
 // nouns are the first path segments under /v1 that belong to this API. The
 // others there, /v1/chat/completions and /v1/models, are proxy routes.
-var nouns = []string{"account", "audit", "billing", "flush", "keys", "ledger", "nodes", "openapi.json", "usage"}
+var nouns = []string{"account", "audit", "billing", "budget", "flush", "keys", "ledger", "nodes", "openapi.json", "usage"}
 
 const openAPIPath = "/v1/openapi.json"
 
@@ -61,6 +64,7 @@ func New(g Gateway) http.Handler {
 	a.registerUsage()
 	a.registerAudit()
 	a.registerBilling()
+	a.registerBudget()
 	a.registerLedger()
 	a.registerNodes()
 	a.registerOpenAPI()
@@ -100,7 +104,7 @@ func (a *api) findRoute(w http.ResponseWriter, r *http.Request) error {
 	}
 	var allowed []string
 	probe := *r
-	for _, probe.Method = range []string{http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete} {
+	for _, probe.Method = range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
 		if _, pattern := a.mux.Handler(&probe); pattern != "" {
 			allowed = append(allowed, probe.Method)
 		}

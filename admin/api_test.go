@@ -39,6 +39,7 @@ type testGateway struct {
 
 	mu      sync.Mutex
 	changed []billing.KeyHash
+	orgs    []billing.Organization // that were announced
 }
 
 func (g *testGateway) Store() billing.Store            { return g.store }
@@ -52,6 +53,12 @@ func (g *testGateway) KeyChanged(k billing.Key) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.changed = append(g.changed, k.Hash)
+}
+
+func (g *testGateway) OrganizationChanged(org billing.Organization) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.orgs = append(g.orgs, org)
 }
 
 // changes returns the keys that were announced since it was last called.

@@ -110,7 +110,7 @@ func (s KeySettings) apply(f *faults, k *billing.Key) {
 		k.RateLimitRPM = int64(s.RateLimitRPM.Value)
 	}
 	if s.UsageLimitDollars.Set {
-		k.UsageLimit = checkLimit(f, s.UsageLimitDollars)
+		k.UsageLimit = checkLimit(f, "body.usage_limit_dollars", s.UsageLimitDollars)
 	}
 	if s.UsageLimitReset.Set {
 		k.UsageLimitReset = billing.Period(s.UsageLimitReset.Value)
@@ -133,13 +133,13 @@ func checkName(f *faults, name string) string {
 	return name
 }
 
-func checkLimit(f *faults, limit optional[dollarText]) *billing.Money {
+func checkLimit(f *faults, location string, limit optional[dollarText]) *billing.Money {
 	if limit.Null {
 		return nil
 	}
 	amount, err := limit.Value.amount()
 	if err != nil {
-		f.add("body.usage_limit_dollars", err.Error())
+		f.add(location, err.Error())
 	}
 	return &amount
 }

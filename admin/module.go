@@ -98,8 +98,8 @@ type gateway struct {
 	log *slog.Logger
 }
 
-// giveBackTimeout bounds how long a change of a key waits for the store to
-// take back what was leased under the key's old limit.
+// giveBackTimeout bounds how long a change of a limit waits for the store to
+// take back what was leased under the old one.
 const giveBackTimeout = 5 * time.Second
 
 func (g *gateway) Store() billing.Store            { return g.app.Store() }
@@ -122,6 +122,14 @@ func (g *gateway) KeyChanged(k billing.Key) {
 	defer cancel()
 	if err := g.app.KeyChanged(ctx, k); err != nil {
 		g.log.Warn("leases under the key's old limit stay with this node", "error", err)
+	}
+}
+
+func (g *gateway) OrganizationChanged(org billing.Organization) {
+	ctx, cancel := context.WithTimeout(context.Background(), giveBackTimeout)
+	defer cancel()
+	if err := g.app.OrganizationChanged(ctx, org); err != nil {
+		g.log.Warn("leases under the organization's old budget stay with this node", "error", err)
 	}
 }
 

@@ -15,7 +15,7 @@ func TestHandlesItsOwnPathsOnly(t *testing.T) {
 	t.Parallel()
 	for path, want := range map[string]bool{
 		"/v1/account": true, "/v1/keys": true, "/v1/keys/": true, "/v1/keys/x/y/z": true, "/v1/openapi.json": true,
-		"/v1/usage": true, "/v1/audit/x": true, "/v1/billing": true, "/v1/billing/purchase": true, "/v1/flush": true,
+		"/v1/usage": true, "/v1/audit/x": true, "/v1/billing": true, "/v1/billing/purchase": true, "/v1/budget": true, "/v1/budgets": false, "/v1/flush": true,
 		"/v1/ledger/verify":    true,
 		"/v1/chat/completions": false, "/v1/models": false, "/v1": false, "/v1/": false, "/": false, "/v1/keysx": false,
 		"/v2/keys": false, "/openai/v1/keys": false, "/keys": false, "/V1/keys": false,
@@ -128,6 +128,7 @@ func TestOtherMethods(t *testing.T) {
 		{http.MethodDelete, "/v1/keys", "GET, POST"},
 		{http.MethodPost, "/v1/keys/x", "GET, PATCH, DELETE"},
 		{http.MethodGet, "/v1/keys/x/revoke", "POST"},
+		{http.MethodDelete, "/v1/budget", "GET, PUT"},
 		{http.MethodGet, "/v1/flush", "POST"},
 		{http.MethodHead, "/v1/flush", "POST"},
 		{http.MethodOptions, "/v1/account", "GET"},

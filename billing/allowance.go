@@ -46,6 +46,22 @@ func (p Period) Start(t time.Time) time.Time {
 	}
 }
 
+// End returns the end of the period that contains t, which is the start of the
+// next one; the zero time for Never.
+func (p Period) End(t time.Time) time.Time {
+	start := p.Start(t)
+	switch p {
+	case Daily:
+		return start.AddDate(0, 0, 1)
+	case Weekly:
+		return start.AddDate(0, 0, 7)
+	case Monthly:
+		return start.AddDate(0, 1, 0)
+	default:
+		return time.Time{}
+	}
+}
+
 // AllowanceKind is what an allowance limits.
 type AllowanceKind string
 
@@ -75,6 +91,12 @@ func CreditsOf(org string) Allowance {
 	return Allowance{OrganizationID: org, Kind: Credits, Period: Never, Start: Never.Start(time.Time{})}
 }
 
+// BudgetOf is the allowance of an organization's budget in the period that
+// contains t.
+func BudgetOf(org string, p Period, t time.Time) Allowance {
+	return Allowance{OrganizationID: org, Kind: Budget, Period: p, Start: p.Start(t)}
+}
+
 // Spent sums what settlements cost in each allowance that they count in, be
 // there a limit or not: the organization's credits, and budget and key spend
 // in the periods of their arrival.
@@ -93,7 +115,7 @@ func Spent(settlements iter.Seq[*Settlement]) map[Allowance]Money {
 	for g, cost := range days {
 		sums[CreditsOf(g.org)] += cost
 		for _, p := range Periods {
-			budget := Allowance{OrganizationID: g.org, Kind: Budget, Period: p, Start: p.Start(g.day)}
+			budget := BudgetOf(g.org, p, g.day)
 			spend := budget
 			spend.Kind, spend.KeyID = KeySpend, g.key
 			sums[budget] += cost

@@ -31,6 +31,13 @@ type Organization struct {
 	ID        string
 	Name      string
 	CreatedAt time.Time
+	// Budget is the spend allowed in each period, all keys together; nil is
+	// no limit.
+	Budget       *Money
+	BudgetPeriod Period
+	// HoldStrict holds the most that a request may cost before it is sent,
+	// rather than an estimate.
+	HoldStrict bool
 }
 
 // Account is an organization's money.

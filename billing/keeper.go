@@ -294,9 +294,14 @@ func (a *Authorizer) GiveBackKey(ctx context.Context, keyID string) error {
 	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == KeySpend && id.KeyID == keyID }))
 }
 
-// GiveBackKeys does so for all keys.
+// GiveBackBudget does so for an organization's budget.
+func (a *Authorizer) GiveBackBudget(ctx context.Context, org string) error {
+	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == Budget && id.OrganizationID == org }))
+}
+
+// GiveBackKeys does so for all keys and budgets.
 func (a *Authorizer) GiveBackKeys(ctx context.Context) error {
-	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == KeySpend }))
+	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind != Credits }))
 }
 
 // GiveBackIdle returns what is left of allowances whose period has ended, and,

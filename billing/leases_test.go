@@ -72,6 +72,49 @@ func TestCreditsBoughtAfterAnOverspendCanBeUsed(t *testing.T) {
 	b.checkLeases(t)
 }
 
+func TestChangedBudgetAppliesToTheNextHold(t *testing.T) {
+	t.Parallel()
+	b := openBooks(t, t.TempDir())
+	set := func(limit billing.Money) {
+		t.Helper()
+		_, err := b.store.UpdateOrganization(t.Context(), org, func(o *billing.Organization) error {
+			o.Budget, o.BudgetPeriod = &limit, billing.Weekly
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	budget := billing.BudgetOf(org, billing.Weekly, time.Now())
+	spend := func(cost billing.Money) error { return b.spend(t.Context(), cost, cost, "key_1", budget) }
+	set(50 * cent)
+	if err := spend(10 * cent); err != nil {
+		t.Fatal(err)
+	}
+	if err := spend(41 * cent); !errors.Is(err, billing.ErrBudgetExceeded) {
+		t.Errorf("more than the budget: %v", err)
+	}
+	for _, step := range []struct {
+		giveBack     func() error
+		limit, spend billing.Money
+		want         error
+	}{
+		{func() error { return b.authorizer.GiveBackBudget(t.Context(), org) }, 15 * cent, 6 * cent, billing.ErrBudgetExceeded},
+		{func() error { return b.authorizer.GiveBackKeys(t.Context()) }, 15 * cent, 5 * cent, nil},
+		{func() error { return b.authorizer.GiveBackBudget(t.Context(), org) }, 5 * cent, 1, billing.ErrBudgetExceeded},
+		{func() error { return b.authorizer.GiveBackKeys(t.Context()) }, 20 * cent, 5 * cent, nil},
+	} {
+		set(step.limit)
+		if err := step.giveBack(); err != nil {
+			t.Fatal(err)
+		}
+		if err := spend(step.spend); !errors.Is(err, step.want) {
+			t.Errorf("budget %s: spending %s: %v, want %v", step.limit, step.spend, err, step.want)
+		}
+	}
+	b.checkLeases(t)
+}
+
 func TestChangingOneKeyDoesNotRefuseAnother(t *testing.T) {
 	t.Parallel()
 	b := openBooks(t, t.TempDir())

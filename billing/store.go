@@ -21,12 +21,19 @@ type Store interface {
 	Close() error
 }
 
-// Organizations are the tenants.
+// Organizations are the tenants. UpdateOrganization also advances KeysVersion
+// in the same transaction.
 type Organizations interface {
 	// Account returns an organization and its balance, or ErrNotFound.
 	Account(ctx context.Context, org string) (Account, error)
+	// Organization returns an organization, or ErrNotFound.
+	Organization(ctx context.Context, id string) (Organization, error)
 	// EnsureOrganization creates the organization unless it exists.
 	EnsureOrganization(ctx context.Context, org Organization) error
+	// UpdateOrganization reads the organization, lets change alter it, and
+	// writes it back, all in one transaction; an error from change is returned
+	// and nothing is written. Id and creation time do not change.
+	UpdateOrganization(ctx context.Context, id string, change func(*Organization) error) (Organization, error)
 }
 
 // Keys are the proxy keys. Each method that changes a key also advances
@@ -44,7 +51,8 @@ type Keys interface {
 	// in one transaction; an error from change is returned and nothing is
 	// written. Id, organization, hash and creation time do not change.
 	UpdateKey(ctx context.Context, org, id string, change func(*Key) error) (Key, error)
-	// KeysVersion is a number that grows with each change of any key.
+	// KeysVersion is a number that grows with each change of any key or of any
+	// organization's settings: of all that decides what a key may do.
 	KeysVersion(ctx context.Context) (int64, error)
 }
 
@@ -54,8 +62,10 @@ type Keys interface {
 type Leases interface {
 	// Lease grants what is wanted as far as the allowances' limits leave room,
 	// in one transaction: the answer has one grant for each want, in the same
-	// order. Limits are the store's own: purchases for Credits, the key's
-	// UsageLimit for KeySpend. An allowance without a limit is granted whole.
+	// order. Limits are the store's own: purchases for Credits, the
+	// organization's Budget for Budget, the key's UsageLimit for KeySpend. An
+	// allowance without a limit is granted whole; one of another period than
+	// its limit's is granted nothing.
 	Lease(ctx context.Context, node string, want []Want) ([]Grant, error)
 	// Return gives leases back, whole or in part. More than the node has is
 	// cut to what it has.
@@ -119,6 +129,9 @@ type Reports interface {
 	// KeySpend returns what each of the keys has spent in its current period
 	// at the given time, by key id; all time for keys without a limit.
 	KeySpend(ctx context.Context, org string, keys []Key, now time.Time) (map[string]Money, error)
+	// BudgetSpend returns what the organization has spent in the period that
+	// contains the given time.
+	BudgetSpend(ctx context.Context, org string, p Period, now time.Time) (Money, error)
 	// Imbalance returns the sum of absolute differences between what must be
 	// equal: balances and entries, debits and rows, rollups and rows,
 	// allowances and rows, leased sums and leases. It is 0 in sound books.

@@ -88,6 +88,11 @@ type App struct {
 	// what the requests in flight cost above their holds. Default: 4096.
 	DefaultMaxTokens int64 `json:"default_max_tokens,omitempty"`
 
+	// MaxOutputTokens is how many generated tokens are held for when a request
+	// of an organization with strict holds does not limit them itself: more
+	// than any model of yours generates for one answer. Default: 131072.
+	MaxOutputTokens int64 `json:"max_output_tokens,omitempty"`
+
 	// ErrorFormat is the shape of the gateway's own errors on proxy routes:
 	// "gateway" for {"error": "<text>"} (default), or "provider" for what the
 	// SDKs of the route's protocol parse into their typed errors, with the
@@ -294,6 +299,9 @@ func (a *App) setDefaults() {
 	if a.DefaultMaxTokens == 0 {
 		a.DefaultMaxTokens = 4096
 	}
+	if a.MaxOutputTokens == 0 {
+		a.MaxOutputTokens = 131072
+	}
 }
 
 // Validate checks what the configuration says.
@@ -324,11 +332,12 @@ func (a *App) Validate() error {
 	if a.LeaseTTL > 0 && a.LeaseTTL < caddy.Duration(minLeaseTTL) {
 		return fmt.Errorf("lease_ttl must be at least %s, five heartbeats", minLeaseTTL)
 	}
-	if a.LeaseAhead < 0 {
-		return errors.New("lease_ahead must not be negative")
+	if a.MaxBody < 0 || a.Drain < 0 || a.LeaseAhead < 0 {
+		return errors.New("max_body, drain and lease_ahead must not be negative")
 	}
-	if a.MaxBody < 0 || a.Drain < 0 || a.DefaultMaxTokens < 0 {
-		return errors.New("max_body, drain and default_max_tokens must not be negative")
+	// A request may ask for many answers of this length.
+	if most := int64(1_000_000_000); min(a.DefaultMaxTokens, a.MaxOutputTokens) < 0 || max(a.DefaultMaxTokens, a.MaxOutputTokens) > most {
+		return fmt.Errorf("default_max_tokens and max_output_tokens must be from 1 to %d", most)
 	}
 	return nil
 }

@@ -81,6 +81,7 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	    lease_ahead <duration>
 //	    lease_ttl <duration>|off
 //	    default_max_tokens <number>
+//	    max_output_tokens <number>
 //	}
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // consume option name
@@ -125,6 +126,9 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 	"lease_ttl": (*App).parseLeaseTTL,
 	"default_max_tokens": func(a *App, d *caddyfile.Dispenser) error {
 		return positive(d, &a.DefaultMaxTokens)
+	},
+	"max_output_tokens": func(a *App, d *caddyfile.Dispenser) error {
+		return positive(d, &a.MaxOutputTokens)
 	},
 }
 

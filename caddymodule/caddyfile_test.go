@@ -104,6 +104,7 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 		{"bad size", "max_body much", "Caddyfile:3", "want a size"},
 		{"bad duration", "drain soon", "Caddyfile:3", "want a duration"},
 		{"bad number", "default_max_tokens -1", "Caddyfile:3", "not a number above 0"},
+		{"no number", "max_output_tokens 0", "Caddyfile:3", "not a number above 0"},
 		{"unknown sync", "journal x {\nsync sometimes\n}", "Caddyfile:4", `unknown journal sync "sometimes"`},
 		{"too many arguments", "admin_token a b", "Caddyfile:3", "argument"},
 	} {

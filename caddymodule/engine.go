@@ -262,7 +262,8 @@ func (e *engine) Destruct() error {
 	return errors.Join(e.journal.Close(), e.store.Close())
 }
 
-// watchKeys drops cached keys when the store says that one has changed.
+// watchKeys drops cached keys when the store says that one has changed, or the
+// settings of an organization.
 func (e *engine) watchKeys(ctx context.Context) {
 	tick := time.NewTicker(keysPoll)
 	defer tick.Stop()

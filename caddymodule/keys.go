@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -10,10 +11,16 @@ import (
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
 
+// keyStore is where keys come from, with the settings of their organizations.
+type keyStore interface {
+	billing.Keys
+	billing.Organizations
+}
+
 // keyCache keeps proxy keys in memory in the form in which requests are
 // checked against them.
 type keyCache struct {
-	store   billing.Keys
+	store   keyStore
 	version int64
 
 	mu   sync.RWMutex
@@ -26,10 +33,11 @@ type keyCache struct {
 // proxyKey is a key with its conditions ready to be checked.
 type proxyKey struct {
 	billing.Key
-	ips []netip.Prefix
+	organization billing.Organization
+	ips          []netip.Prefix
 }
 
-func newKeyCache(store billing.Keys) *keyCache {
+func newKeyCache(store keyStore) *keyCache {
 	return &keyCache{store: store, version: -1, keys: make(map[billing.KeyHash]*proxyKey)}
 }
 
@@ -46,7 +54,11 @@ func (c *keyCache) find(ctx context.Context, secret string) (*proxyKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	key = newProxyKey(stored)
+	org, err := c.store.Organization(ctx, stored.OrganizationID)
+	if err != nil {
+		return nil, err
+	}
+	key = newProxyKey(stored, org)
 	c.mu.Lock()
 	if c.generation == generation {
 		c.keys[hash] = key
@@ -63,7 +75,16 @@ func (c *keyCache) forget(hash billing.KeyHash) {
 	c.generation++
 }
 
-// refresh forgets all keys if any has changed since the last call.
+// forgetOrganization makes the next request read the organization anew.
+func (c *keyCache) forgetOrganization(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.keys, func(_ billing.KeyHash, k *proxyKey) bool { return k.OrganizationID == id })
+	c.generation++
+}
+
+// refresh forgets all keys if any, or the settings of any organization, has
+// changed since the last call.
 func (c *keyCache) refresh(ctx context.Context) (changed bool, err error) {
 	version, err := c.store.KeysVersion(ctx)
 	if err != nil || version == c.version {
@@ -77,8 +98,11 @@ func (c *keyCache) refresh(ctx context.Context) (changed bool, err error) {
 	return true, nil
 }
 
-func newProxyKey(k billing.Key) *proxyKey {
-	key := &proxyKey{Key: k}
+func newProxyKey(k billing.Key, org billing.Organization) *proxyKey {
+	if org.BudgetPeriod == "" {
+		org.BudgetPeriod = billing.Never
+	}
+	key := &proxyKey{Key: k, organization: org}
 	for _, text := range k.AllowedIPs {
 		if prefix, err := parsePrefix(text); err == nil {
 			key.ips = append(key.ips, prefix)

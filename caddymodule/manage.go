@@ -47,6 +47,17 @@ func (a *App) KeyChanged(ctx context.Context, k billing.Key) error {
 	return a.engine.authorizer.GiveBackKey(ctx, k.ID)
 }
 
+// OrganizationChanged makes the next request on this node see an
+// organization's changed settings. What was spent here before counts in a new
+// budget.
+func (a *App) OrganizationChanged(ctx context.Context, org billing.Organization) error {
+	a.engine.keys.forgetOrganization(org.ID)
+	if err := a.engine.poster.Flush(ctx); err != nil {
+		return err
+	}
+	return a.engine.authorizer.GiveBackBudget(ctx, org.ID)
+}
+
 // Held is the sum of the organization's open holds on this node.
 func (a *App) Held(org string) billing.Money { return a.engine.authorizer.Held(org) }
 

@@ -82,7 +82,7 @@ func (c *call) outcome() (metering.Reading, metering.Source) {
 		return c.unmetered()
 	}
 	reading := c.response.meter.Reading()
-	estimated := reading.TextBytes / bytesPerToken
+	estimated := c.generated(reading.TextBytes)
 	switch {
 	case reading.Final && c.response.drained:
 		return reading, metering.SourceDrained

@@ -155,10 +155,7 @@ func credits(amount billing.Money) billing.Lease {
 }
 
 func budget(p billing.Period, amount billing.Money) billing.Lease {
-	return billing.Lease{
-		Allowance: billing.Allowance{OrganizationID: org, Kind: billing.Budget, Period: p, Start: p.Start(noon)},
-		Amount:    amount,
-	}
+	return billing.Lease{Allowance: billing.BudgetOf(org, p, noon), Amount: amount}
 }
 
 func keySpend(id string, p billing.Period, amount billing.Money) billing.Lease {

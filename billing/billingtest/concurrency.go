@@ -60,8 +60,8 @@ func each(work func(node, worker int)) {
 	wg.Wait()
 }
 
-// spendsExactly lets all nodes lease from the same credits and key limit, spend
-// what they got and give some back, until there is nothing left.
+// spendsExactly lets all nodes lease from the same credits, budget and key
+// limit, spend what they got and give some back, until there is nothing left.
 func spendsExactly(t *testing.T, stores [nodes]billing.Store, watch func(*testing.T)) {
 	const paid = 120 * usd
 	buy(t, stores[0], paid)
@@ -70,6 +70,7 @@ func spendsExactly(t *testing.T, stores [nodes]billing.Store, watch func(*testin
 		return nil
 	})
 	check(t, err)
+	setBudget(t, stores[0], pointer(paid), billing.Weekly)
 
 	var done atomic.Bool
 	var watcher sync.WaitGroup
@@ -107,16 +108,14 @@ func spendsExactly(t *testing.T, stores [nodes]billing.Store, watch func(*testin
 // its own: what it leases, it alone may spend.
 func spendSome(t *testing.T, s billing.Store, worker string, random *rand.Rand, serial *atomic.Int64) bool {
 	want := billing.Money(1+random.IntN(8)) * usd
-	wanted := []billing.Lease{credits(want), keySpend(key, billing.Monthly, want)}
-	if random.IntN(2) == 0 {
-		wanted[0], wanted[1] = wanted[1], wanted[0]
-	}
+	wanted := []billing.Lease{credits(want), keySpend(key, billing.Monthly, want), budget(billing.Weekly, want)}
+	random.Shuffle(len(wanted), func(i, j int) { wanted[i], wanted[j] = wanted[j], wanted[i] })
 	granted, err := s.Lease(t.Context(), worker, needs(wanted...))
 	if err != nil {
 		t.Error(err)
 		return false
 	}
-	room := min(granted[0].Amount, granted[1].Amount)
+	room := min(granted[0].Amount, granted[1].Amount, granted[2].Amount)
 	spend := room
 	if room > usd && random.IntN(3) == 0 {
 		spend -= usd // the rest is given back

@@ -10,35 +10,6 @@ import (
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
 
-func testOrganizations(t *testing.T, open Open) {
-	cases(t, open, map[string]func(*testing.T, billing.Store){
-		"an account starts with nothing": func(t *testing.T, s billing.Store) {
-			got, err := s.Account(t.Context(), org)
-			check(t, err)
-			equal(t, "account", got, billing.Account{
-				Organization: billing.Organization{ID: org, Name: "Name of " + org, CreatedAt: noon},
-			})
-		},
-		"an unknown organization is not found": func(t *testing.T, s billing.Store) {
-			_, err := s.Account(t.Context(), "nobody")
-			equal(t, "error", err, billing.ErrNotFound)
-		},
-		"ensuring again changes nothing": func(t *testing.T, s billing.Store) {
-			check(t, s.EnsureOrganization(t.Context(), billing.Organization{ID: org, Name: "other", CreatedAt: noon}))
-			got, err := s.Account(t.Context(), org)
-			check(t, err)
-			equal(t, "name", got.Organization.Name, "Name of "+org)
-		},
-		"a store answers a ping until it is closed": func(t *testing.T, s billing.Store) {
-			check(t, s.Ping(t.Context()))
-			check(t, s.Close())
-			if s.Ping(t.Context()) == nil {
-				t.Error("closed store answers")
-			}
-		},
-	})
-}
-
 func testKeys(t *testing.T, open Open) {
 	cases(t, open, map[string]func(*testing.T, billing.Store){
 		"all fields are kept":                          keepsAllFieldsOfKeys,

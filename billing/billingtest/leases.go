@@ -38,6 +38,19 @@ func testLeases(t *testing.T, open Open) {
 			granted := lease(t, s, node, keySpend("key_2", billing.Weekly, 5*usd), keySpend("key_2", billing.Daily, usd))
 			equal(t, "granted", granted, []billing.Lease{keySpend("key_2", billing.Weekly, 3*usd), keySpend("key_2", billing.Daily, 0)})
 		},
+		"a budget is granted up to its limit, in its period": func(t *testing.T, s billing.Store) {
+			setBudget(t, s, pointer(3*usd), billing.Weekly)
+			elsewhere := budget(billing.Daily, usd)
+			elsewhere.Allowance.OrganizationID = other
+			granted := lease(t, s, node, budget(billing.Weekly, 5*usd), budget(billing.Daily, usd), elsewhere)
+			equal(t, "granted", granted, []billing.Lease{budget(billing.Weekly, 3*usd), budget(billing.Daily, 0), elsewhere})
+			equal(t, "to another node", lease(t, s, "node_2", budget(billing.Weekly, 1)), []billing.Lease{budget(billing.Weekly, 0)})
+		},
+		"a budget without a period is for ever": func(t *testing.T, s billing.Store) {
+			setBudget(t, s, pointer(3*usd), "")
+			equal(t, "granted", lease(t, s, node, budget(billing.Never, 5*usd)), []billing.Lease{budget(billing.Never, 3*usd)})
+		},
+		"a new budget counts what was settled before it": newBudgets,
 		"a limit without a period is for ever": func(t *testing.T, s billing.Store) {
 			check(t, s.CreateKey(t.Context(), newKey("key_2", org, pointer(3*usd), "")))
 			equal(t, "granted", lease(t, s, node, keySpend("key_2", billing.Never, 5*usd)),
@@ -48,6 +61,10 @@ func testLeases(t *testing.T, open Open) {
 			granted := lease(t, s, node, keySpend("key_x", billing.Never, usd), unknown)
 			equal(t, "granted", []billing.Money{granted[0].Amount, granted[1].Amount}, []billing.Money{0, 0})
 			equal(t, "leases", leasesOf(t, s, node), nil)
+		},
+		"an unknown organization has no budget": func(t *testing.T, s billing.Store) {
+			unknown := billing.Lease{Allowance: billing.BudgetOf("nobody", billing.Daily, noon), Amount: usd}
+			equal(t, "granted", lease(t, s, node, unknown), []billing.Lease{unknown})
 		},
 		"the same allowance wanted twice shares one limit": func(t *testing.T, s billing.Store) {
 			buy(t, s, 10*usd)
@@ -86,6 +103,32 @@ func newLimits(t *testing.T, s billing.Store) {
 			next.Allowance.Start = p.Start(noon.AddDate(0, 0, 31))
 			equal(t, "room in the next "+string(p), lease(t, s, node, next)[0].Amount, 5*usd)
 		}
+	}
+	balanced(t, s)
+}
+
+func setBudget(t *testing.T, s billing.Store, limit *billing.Money, p billing.Period) {
+	t.Helper()
+	_, err := s.UpdateOrganization(t.Context(), org, func(o *billing.Organization) error {
+		o.Budget, o.BudgetPeriod = limit, p
+		return nil
+	})
+	check(t, err)
+}
+
+func newBudgets(t *testing.T, s billing.Store) {
+	post(t, s, node, settlement(1, 2*usd), settlement(2, usd))
+	for _, p := range billing.Periods {
+		setBudget(t, s, pointer(5*usd), p)
+		equal(t, "room in "+string(p), lease(t, s, node, budget(p, 9*usd)), []billing.Lease{budget(p, 2*usd)})
+		if p != billing.Never {
+			next := billing.Lease{Allowance: billing.BudgetOf(org, p, noon.AddDate(0, 0, 31)), Amount: 9 * usd}
+			equal(t, "room in the next "+string(p), lease(t, s, node, next)[0].Amount, 5*usd)
+		}
+		setBudget(t, s, pointer(4*usd), p)
+		equal(t, "room below what is leased of "+string(p), lease(t, s, node, budget(p, 1))[0].Amount, 0)
+		setBudget(t, s, nil, p)
+		equal(t, "room without a budget", lease(t, s, node, budget(p, usd))[0].Amount, usd)
 	}
 	balanced(t, s)
 }

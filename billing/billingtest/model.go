@@ -44,11 +44,11 @@ type model struct {
 	credited map[string]billing.Money
 	settled  map[billing.Allowance]billing.Money
 	leases   map[string]map[billing.Allowance]billing.Money
-	limits   map[string]keyLimit
+	limits   map[string]periodLimit // of keys, and of organizations: their budgets
 }
 
-// keyLimit is a key's limit; nil is none.
-type keyLimit struct {
+// periodLimit is what may be spent in a period; nil is all.
+type periodLimit struct {
 	limit *billing.Money
 	reset billing.Period
 }
@@ -64,7 +64,7 @@ func newModel(t *testing.T, s billing.Store, seed uint64) *model {
 		credited: map[string]billing.Money{},
 		settled:  map[billing.Allowance]billing.Money{},
 		leases:   map[string]map[billing.Allowance]billing.Money{},
-		limits:   map[string]keyLimit{},
+		limits:   map[string]periodLimit{},
 	}
 	check(t, s.CreateKey(t.Context(), newKey("key_2", org, nil, "")))
 	check(t, s.CreateKey(t.Context(), newKey("key_3", other, nil, "")))
@@ -95,8 +95,10 @@ func (m *model) step() string {
 		return m.postAgain(node)
 	case n < 94:
 		return m.append()
-	default:
+	case n < 97:
 		return m.setLimit()
+	default:
+		return m.setBudget()
 	}
 }
 
@@ -107,7 +109,7 @@ func (m *model) allowance() billing.Allowance {
 	start := p.Start(noon.AddDate(0, 0, m.random.IntN(2)))
 	switch m.random.IntN(4) {
 	case 0:
-		return billing.Allowance{OrganizationID: o, Kind: billing.Budget, Period: p, Start: start}
+		return billing.BudgetOf(o, p, start)
 	case 1:
 		return billing.Allowance{
 			OrganizationID: o, Kind: billing.KeySpend, KeyID: pick(m.random, modelKeys[o]), Period: p, Start: start,
@@ -127,10 +129,13 @@ func (m *model) leased(a billing.Allowance) (sum billing.Money) {
 // limit returns an allowance's limit; false if it has none.
 func (m *model) limit(a billing.Allowance) (billing.Money, bool) {
 	l := m.limits[a.KeyID]
+	if a.Kind == billing.Budget {
+		l = m.limits[a.OrganizationID]
+	}
 	switch {
 	case a.Kind == billing.Credits:
 		return m.credited[a.OrganizationID], true
-	case a.Kind == billing.Budget || l.limit == nil:
+	case l.limit == nil:
 		return 0, false
 	case l.reset != a.Period:
 		return 0, true
@@ -222,7 +227,7 @@ func (m *model) settle(node string, r billing.Settlement) {
 	}
 	allowances := []billing.Allowance{billing.CreditsOf(r.OrganizationID)}
 	for _, p := range billing.Periods {
-		a := billing.Allowance{OrganizationID: r.OrganizationID, Kind: billing.Budget, Period: p, Start: p.Start(r.At)}
+		a := billing.BudgetOf(r.OrganizationID, p, r.At)
 		k := a
 		k.Kind, k.KeyID = billing.KeySpend, r.KeyID
 		allowances = append(allowances, a, k)
@@ -283,10 +288,7 @@ func (m *model) append() string {
 func (m *model) setLimit() string {
 	o := pick(m.random, []string{org, other})
 	id := pick(m.random, modelKeys[o])
-	l := keyLimit{limit: pointer(m.amount(100)), reset: pick(m.random, billing.Periods)}
-	if m.random.IntN(3) == 0 {
-		l.limit = nil
-	}
+	l := m.newLimit()
 	m.limits[id] = l
 	_, err := m.store.UpdateKey(m.t.Context(), o, id, func(k *billing.Key) error {
 		k.UsageLimit, k.UsageLimitReset = l.limit, l.reset
@@ -294,6 +296,26 @@ func (m *model) setLimit() string {
 	})
 	check(m.t, err)
 	return "limit of " + id
+}
+
+func (m *model) setBudget() string {
+	o := pick(m.random, []string{org, other})
+	l := m.newLimit()
+	m.limits[o] = l
+	_, err := m.store.UpdateOrganization(m.t.Context(), o, func(o *billing.Organization) error {
+		o.Budget, o.BudgetPeriod = l.limit, l.reset
+		return nil
+	})
+	check(m.t, err)
+	return "budget of " + o
+}
+
+func (m *model) newLimit() periodLimit {
+	l := periodLimit{limit: pointer(m.amount(100)), reset: pick(m.random, billing.Periods)}
+	if m.random.IntN(3) == 0 {
+		l.limit = nil
+	}
+	return l
 }
 
 func (m *model) balance(org string) (sum billing.Money) {

@@ -63,7 +63,9 @@ const exceeded = `
 SELECT
 	(SELECT count(*) FROM allowances WHERE kind = 'credits' AND settled + leased > credited) +
 	(SELECT count(*) FROM allowances a JOIN keys k ON k.id = a.key_id AND k.usage_limit_reset = a.period
-		WHERE a.kind = 'key' AND a.settled + a.leased > k.usage_limit)`
+		WHERE a.kind = 'key' AND a.settled + a.leased > k.usage_limit) +
+	(SELECT count(*) FROM allowances a JOIN organizations o ON o.id = a.organization_id AND o.budget_period = a.period
+		WHERE a.kind = 'budget' AND a.settled + a.leased > o.budget)`
 
 func withinLimits(t *testing.T, db *sql.DB) {
 	var n int

@@ -12,16 +12,6 @@ import (
 )
 
 const (
-	selectAccount = `
-SELECT o.id, o.name, o.created_at, coalesce(a.balance, 0)
-FROM organizations o LEFT JOIN accounts a ON a.organization_id = o.id
-WHERE o.id = $1`
-
-	insertOrganization = `
-INSERT INTO organizations (id, name, created_at) VALUES ($1, $2, $3) ON CONFLICT (id) DO NOTHING`
-
-	selectOrganization = `SELECT 1 FROM organizations WHERE id = $1`
-
 	keyColumns = `id, organization_id, name, hash, prefix, allowed_providers, allowed_models, allowed_ips,
 	rate_limit_rpm, usage_limit, usage_limit_reset, expires_at, revoked_at, created_at, last_used_at`
 
@@ -50,33 +40,6 @@ WHERE id = $1 AND organization_id = $2 AND hash = $4 AND created_at = $14`
 	selectKeysVersion  = `SELECT version FROM keys_version`
 	advanceKeysVersion = `UPDATE keys_version SET version = version + 1`
 )
-
-// Account implements billing.Organizations.
-func (s *Store) Account(ctx context.Context, org string) (billing.Account, error) {
-	var a billing.Account
-	err := s.pool.QueryRow(ctx, selectAccount, org).Scan(
-		&a.Organization.ID, &a.Organization.Name, timeColumn{&a.Organization.CreatedAt}, &a.Balance)
-	if err != nil {
-		return billing.Account{}, fmt.Errorf("read account %q: %w", org, notFound(err))
-	}
-	return a, nil
-}
-
-// EnsureOrganization implements billing.Organizations.
-func (s *Store) EnsureOrganization(ctx context.Context, org billing.Organization) error {
-	if org.ID == "" {
-		return errors.New("create organization: no id")
-	}
-	created := books.Time(org.CreatedAt)
-	err := s.write(ctx, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, insertOrganization, org.ID, books.Text(org.Name), created)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("create organization %q: %w", org.ID, err)
-	}
-	return nil
-}
 
 // CreateKey implements billing.Keys.
 func (s *Store) CreateKey(ctx context.Context, k billing.Key) error {
@@ -168,23 +131,11 @@ func (s *Store) KeysVersion(ctx context.Context) (int64, error) {
 	return v, nil
 }
 
-func organizationExists(ctx context.Context, tx pgx.Tx, org string) error {
-	var one int
-	if err := tx.QueryRow(ctx, selectOrganization, org).Scan(&one); err != nil {
-		return fmt.Errorf("organization %q: %w", org, notFound(err))
-	}
-	return nil
-}
-
 func keyArgs(k billing.Key) []any {
-	var limit any
-	if k.UsageLimit != nil {
-		limit = int64(*k.UsageLimit)
-	}
 	return []any{
 		k.ID, k.OrganizationID, k.Name, k.Hash[:], k.Prefix,
 		books.EncodeList(k.AllowedProviders), books.EncodeList(k.AllowedModels), books.EncodeList(k.AllowedIPs),
-		k.RateLimitRPM, limit, string(k.UsageLimitReset),
+		k.RateLimitRPM, optionalAmount(k.UsageLimit), string(k.UsageLimitReset),
 		optionalTime(k.ExpiresAt), optionalTime(k.RevokedAt), k.CreatedAt, optionalTime(k.LastUsedAt),
 	}
 }

@@ -23,12 +23,14 @@ WHERE organization_id = ANY ($1::text[]) ORDER BY organization_id FOR UPDATE`
 
 	selectAllowances = `
 SELECT coalesce(a.credited, 0), coalesce(a.settled, 0), coalesce(a.leased, 0), coalesce(l.amount, 0),
+	o.budget, coalesce(o.budget_period, ''),
 	k.id IS NOT NULL, k.usage_limit, coalesce(k.usage_limit_reset, '')
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
 	WITH ORDINALITY AS w (organization_id, key_id, kind, period, period_start, n)
 LEFT JOIN allowances a USING (organization_id, key_id, kind, period, period_start)
 LEFT JOIN leases l ON l.node = $6 AND l.organization_id = w.organization_id AND l.key_id = w.key_id
 	AND l.kind = w.kind AND l.period = w.period AND l.period_start = w.period_start
+LEFT JOIN organizations o ON o.id = w.organization_id
 LEFT JOIN keys k ON k.organization_id = w.organization_id AND k.id = w.key_id
 ORDER BY w.n`
 
@@ -85,7 +87,7 @@ WHERE a.organization_id = d.organization_id AND a.key_id = d.key_id
 
 // lockAccounts locks the ledgers of organizations, which are sorted, and
 // returns their states. All changes of an organization's allowances, leases,
-// ledger, rollups and key limits are made under this lock; since each
+// ledger, rollups, budget and key limits are made under this lock; since each
 // transaction takes its locks at once and in the same order, none can wait for
 // another in a circle.
 func lockAccounts(ctx context.Context, tx pgx.Tx, orgs []string) (map[string]books.Account, error) {
@@ -113,9 +115,8 @@ func queueAccounts(batch *pgx.Batch, orgs []string, accounts map[string]books.Ac
 	})
 }
 
-// Lease implements billing.Leases. Budgets have no limit. What is granted of an
-// allowance without a limit is recorded like any other lease. A key's spend is
-// granted in the period of the key's limit alone.
+// Lease implements billing.Leases. What is granted of an allowance without a
+// limit is recorded like any other lease.
 func (s *Store) Lease(ctx context.Context, node string, want []billing.Want) ([]billing.Grant, error) {
 	want, err := books.CheckWants(want)
 	if err != nil {
@@ -223,9 +224,10 @@ func scanState(row scanner) (books.State, error) {
 	var (
 		s     books.State
 		known bool
-		key   books.KeyLimit
+		key   books.PeriodLimit
 	)
-	err := row.Scan(&s.Credited, &s.Settled, &s.Leased, &s.Own, &known, &key.Limit, &key.Reset)
+	err := row.Scan(&s.Credited, &s.Settled, &s.Leased, &s.Own, &s.Budget.Limit, &s.Budget.Reset,
+		&known, &key.Limit, &key.Reset)
 	if known {
 		s.Key = &key
 	}

@@ -148,6 +148,16 @@ func (s *Store) KeySpend(ctx context.Context, org string, keys []billing.Key, no
 	return spend, nil
 }
 
+// BudgetSpend implements billing.Reports.
+func (s *Store) BudgetSpend(ctx context.Context, org string, p billing.Period, now time.Time) (billing.Money, error) {
+	var settled billing.Money
+	budget := []billing.Lease{{Allowance: billing.BudgetOf(org, p, now)}}
+	if err := s.pool.QueryRow(ctx, selectSettled, allowanceArrays(budget, allowanceOfLease)...).Scan(new(string), &settled); err != nil {
+		return 0, fmt.Errorf("read spend of organization %q: %w", org, err)
+	}
+	return settled, nil
+}
+
 // Imbalance implements billing.Reports. It reads all books.
 func (s *Store) Imbalance(ctx context.Context) (billing.Money, error) {
 	var m billing.Money

@@ -131,6 +131,14 @@ func (s *Store) write(ctx context.Context, f func(tx pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, s.pool, f)
 }
 
+// optionalAmount stores nil as NULL.
+func optionalAmount(m *billing.Money) any {
+	if m == nil {
+		return nil
+	}
+	return int64(*m)
+}
+
 // optionalTime stores the zero time as NULL.
 func optionalTime(t time.Time) *time.Time {
 	if t.IsZero() {

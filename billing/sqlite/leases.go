@@ -12,12 +12,14 @@ import (
 const (
 	selectAllowance = `
 SELECT coalesce(a.credited, 0), coalesce(a.settled, 0), coalesce(a.leased, 0), coalesce(l.amount, 0),
+	o.budget, coalesce(o.budget_period, ''),
 	k.id IS NOT NULL, k.usage_limit, coalesce(k.usage_limit_reset, '')
 FROM (SELECT 1)
 LEFT JOIN allowances a ON a.organization_id = ?1 AND a.key_id = ?2 AND a.kind = ?3
 	AND a.period = ?4 AND a.period_start = ?5
 LEFT JOIN leases l ON l.organization_id = ?1 AND l.key_id = ?2 AND l.kind = ?3
 	AND l.period = ?4 AND l.period_start = ?5 AND l.node = ?6
+LEFT JOIN organizations o ON o.id = ?1
 LEFT JOIN keys k ON k.organization_id = ?1 AND k.id = ?2`
 
 	addLeased = `
@@ -61,9 +63,8 @@ WHERE l.node = ?1 AND a.organization_id = l.organization_id AND a.key_id = l.key
 	deleteLeases = `DELETE FROM leases WHERE node = ?1`
 )
 
-// Lease implements billing.Leases. Budgets have no limit. What is granted of an
-// allowance without a limit is recorded like any other lease. A key's spend is
-// granted in the period of the key's limit alone.
+// Lease implements billing.Leases. What is granted of an allowance without a
+// limit is recorded like any other lease.
 func (s *Store) Lease(ctx context.Context, node string, want []billing.Want) ([]billing.Grant, error) {
 	want, err := books.CheckWants(want)
 	if err != nil {
@@ -140,10 +141,10 @@ func allowanceState(ctx context.Context, tx *sql.Tx, node string, a billing.Allo
 	var (
 		s     books.State
 		known bool
-		key   books.KeyLimit
+		key   books.PeriodLimit
 	)
-	err := tx.QueryRowContext(ctx, selectAllowance, append(allowanceArgs(a), node)...).Scan(
-		&s.Credited, &s.Settled, &s.Leased, &s.Own, &known, &key.Limit, &key.Reset)
+	err := tx.QueryRowContext(ctx, selectAllowance, append(allowanceArgs(a), node)...).Scan(&s.Credited, &s.Settled,
+		&s.Leased, &s.Own, &s.Budget.Limit, &s.Budget.Reset, &known, &key.Limit, &key.Reset)
 	if known {
 		s.Key = &key
 	}

@@ -134,6 +134,16 @@ func (s *Store) KeySpend(ctx context.Context, org string, keys []billing.Key, no
 	return spend, nil
 }
 
+// BudgetSpend implements billing.Reports.
+func (s *Store) BudgetSpend(ctx context.Context, org string, p billing.Period, now time.Time) (billing.Money, error) {
+	var settled billing.Money
+	err := s.reader.QueryRowContext(ctx, selectSettled, allowanceArgs(billing.BudgetOf(org, p, now))...).Scan(&settled)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return 0, fmt.Errorf("read spend of organization %q: %w", org, err)
+	}
+	return settled, nil
+}
+
 // Imbalance implements billing.Reports. It reads all books.
 func (s *Store) Imbalance(ctx context.Context) (billing.Money, error) {
 	var m billing.Money

@@ -211,6 +211,14 @@ func causeOf(ctx context.Context, err error) error {
 
 func micros(t time.Time) int64 { return t.UnixMicro() }
 
+// optionalAmount stores nil as NULL.
+func optionalAmount(m *billing.Money) any {
+	if m == nil {
+		return nil
+	}
+	return int64(*m)
+}
+
 // optionalMicros stores the zero time as NULL.
 func optionalMicros(t time.Time) any {
 	if t.IsZero() {

@@ -78,12 +78,14 @@ type State struct {
 	Leased   billing.Money
 	// Own is the part of Leased that the asking node has.
 	Own billing.Money
-	// Key is the key of a key's spend; nil if there is no such key.
-	Key *KeyLimit
+	// Budget is the organization's.
+	Budget PeriodLimit
+	// Key is the limit of a key's spend; nil if there is no such key.
+	Key *PeriodLimit
 }
 
-// KeyLimit is the part of a key that limits its spend.
-type KeyLimit struct {
+// PeriodLimit is the part of a key or an organization that limits its spend.
+type PeriodLimit struct {
 	Limit *billing.Money
 	Reset billing.Period
 }
@@ -94,23 +96,31 @@ func (s State) limit(a billing.Allowance) billing.Money {
 	case a.Kind == billing.Credits:
 		return s.Credited
 	case a.Kind == billing.Budget:
-		return NoLimit
+		return s.Budget.in(a.Period)
 	case s.Key == nil:
 		return 0
-	case s.Key.Limit == nil:
+	}
+	return s.Key.in(a.Period)
+}
+
+// in returns what the limit allows in a period of the given kind. In another
+// one than its own that is nothing: who asks for it has not seen the limit.
+func (l PeriodLimit) in(p billing.Period) billing.Money {
+	switch {
+	case l.Limit == nil:
 		return NoLimit
-	case s.Key.Period() != a.Period:
+	case l.Period() != p:
 		return 0
 	}
-	return *s.Key.Limit
+	return *l.Limit
 }
 
 // Period returns the period of the limit.
-func (k KeyLimit) Period() billing.Period {
-	if k.Limit == nil || k.Reset == "" {
+func (l PeriodLimit) Period() billing.Period {
+	if l.Limit == nil || l.Reset == "" {
 		return billing.Never
 	}
-	return k.Reset
+	return l.Reset
 }
 
 // aheadShare is the part of an allowance's room that one lease may take for

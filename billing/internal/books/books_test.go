@@ -143,9 +143,9 @@ func TestSpanOf(t *testing.T) {
 
 func TestGrant(t *testing.T) {
 	t.Parallel()
-	limit := func(m billing.Money) *KeyLimit { return &KeyLimit{Limit: &m, Reset: billing.Daily} }
+	limit := func(m billing.Money) *PeriodLimit { return &PeriodLimit{Limit: &m, Reset: billing.Daily} }
 	key := billing.Allowance{OrganizationID: "org", Kind: billing.KeySpend, KeyID: "key", Period: billing.Daily}
-	budget := billing.Allowance{OrganizationID: "org", Kind: billing.Budget, Period: billing.Daily}
+	budget := billing.BudgetOf("org", billing.Daily, noon)
 	const most = math.MaxInt64
 	for name, test := range map[string]struct {
 		allowance billing.Allowance
@@ -153,18 +153,22 @@ func TestGrant(t *testing.T) {
 		want      billing.Money
 		granted   billing.Money
 	}{
-		"credits":                   {billing.CreditsOf("org"), State{Credited: 10, Settled: 3, Leased: 2}, 9, 5},
-		"less than is left":         {billing.CreditsOf("org"), State{Credited: 10, Settled: 3, Leased: 2}, 4, 4},
-		"overspent credits":         {billing.CreditsOf("org"), State{Credited: 10, Settled: 30}, 1, 0},
-		"overleased credits":        {billing.CreditsOf("org"), State{Credited: 10, Leased: 30}, 1, 0},
-		"credits below zero":        {billing.CreditsOf("org"), State{Credited: math.MinInt64, Settled: most, Leased: most}, 1, 0},
-		"all there is":              {billing.CreditsOf("org"), State{Credited: most}, most, most},
-		"budget":                    {budget, State{Settled: 5}, most, most - 5},
-		"budget beyond all amounts": {budget, State{Settled: most, Leased: most}, 1, 0},
-		"limited key":               {key, State{Settled: 1, Key: limit(3)}, 9, 2},
-		"key of nothing":            {key, State{Key: limit(0)}, 9, 0},
-		"key without limit":         {key, State{Key: &KeyLimit{}}, 9, 9},
-		"unknown key":               {key, State{}, 9, 0},
+		"credits":                  {billing.CreditsOf("org"), State{Credited: 10, Settled: 3, Leased: 2}, 9, 5},
+		"less than is left":        {billing.CreditsOf("org"), State{Credited: 10, Settled: 3, Leased: 2}, 4, 4},
+		"overspent credits":        {billing.CreditsOf("org"), State{Credited: 10, Settled: 30}, 1, 0},
+		"overleased credits":       {billing.CreditsOf("org"), State{Credited: 10, Leased: 30}, 1, 0},
+		"credits below zero":       {billing.CreditsOf("org"), State{Credited: math.MinInt64, Settled: most, Leased: most}, 1, 0},
+		"all there is":             {billing.CreditsOf("org"), State{Credited: most}, most, most},
+		"no budget":                {budget, State{Settled: 5}, most, most - 5},
+		"no budget, all amounts":   {budget, State{Settled: most, Leased: most}, 1, 0},
+		"budget":                   {budget, State{Settled: 1, Leased: 1, Budget: *limit(3)}, 9, 1},
+		"budget of nothing":        {budget, State{Budget: *limit(0)}, 9, 0},
+		"budget of another period": {billing.BudgetOf("org", billing.Weekly, noon), State{Budget: *limit(3)}, 9, 0},
+		"budget beside a key":      {budget, State{Budget: *limit(3), Key: limit(1)}, 9, 3},
+		"limited key":              {key, State{Settled: 1, Key: limit(3)}, 9, 2},
+		"key of nothing":           {key, State{Key: limit(0)}, 9, 0},
+		"key without limit":        {key, State{Key: &PeriodLimit{}}, 9, 9},
+		"unknown key":              {key, State{}, 9, 0},
 	} {
 		got := test.state.Grant(billing.Want{Allowance: test.allowance, Need: test.want})
 		if got != test.granted {

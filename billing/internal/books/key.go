@@ -16,10 +16,8 @@ func NewKey(k billing.Key) (billing.Key, error) {
 	case k.UsageLimit != nil && *k.UsageLimit < 0:
 		return billing.Key{}, fmt.Errorf("negative usage limit %d", *k.UsageLimit)
 	}
-	if k.UsageLimitReset != "" {
-		if _, err := billing.ParsePeriod(string(k.UsageLimitReset)); err != nil {
-			return billing.Key{}, err
-		}
+	if err := checkPeriod(k.UsageLimitReset); err != nil {
+		return billing.Key{}, err
 	}
 	k.Name, k.Prefix = Text(k.Name), Text(k.Prefix)
 	k.AllowedProviders = texts(k.AllowedProviders)
@@ -29,6 +27,15 @@ func NewKey(k billing.Key) (billing.Key, error) {
 		*t = Time(*t)
 	}
 	return k, nil
+}
+
+// checkPeriod accepts a period and none.
+func checkPeriod(p billing.Period) error {
+	if p == "" {
+		return nil
+	}
+	_, err := billing.ParsePeriod(string(p))
+	return err
 }
 
 // ChangeKey lets change alter a key, within what may change: a revoked key
@@ -53,7 +60,7 @@ func ChangeKey(k billing.Key, change func(*billing.Key) error) (billing.Key, err
 // CurrentSpend is the allowance that a key's spend counts against at the given
 // time.
 func CurrentSpend(k billing.Key, now time.Time) billing.Allowance {
-	p := KeyLimit{Limit: k.UsageLimit, Reset: k.UsageLimitReset}.Period()
+	p := PeriodLimit{Limit: k.UsageLimit, Reset: k.UsageLimitReset}.Period()
 	return billing.Allowance{
 		OrganizationID: k.OrganizationID, Kind: billing.KeySpend, KeyID: k.ID,
 		Period: p, Start: p.Start(now),

@@ -1,0 +1,166 @@
+package billingtest
+
+import (
+	"errors"
+	"sync"
+	"testing"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+func testOrganizations(t *testing.T, open Open) {
+	cases(t, open, map[string]func(*testing.T, billing.Store){
+		"an account starts with nothing": func(t *testing.T, s billing.Store) {
+			got, err := s.Account(t.Context(), org)
+			check(t, err)
+			equal(t, "account", got, billing.Account{
+				Organization: billing.Organization{ID: org, Name: "Name of " + org, CreatedAt: noon},
+			})
+		},
+		"an unknown organization is not found": func(t *testing.T, s billing.Store) {
+			_, err := s.Account(t.Context(), "nobody")
+			equal(t, "error", err, billing.ErrNotFound)
+		},
+		"ensuring again changes nothing": func(t *testing.T, s billing.Store) {
+			check(t, s.EnsureOrganization(t.Context(), billing.Organization{ID: org, Name: "other", CreatedAt: noon}))
+			got, err := s.Account(t.Context(), org)
+			check(t, err)
+			equal(t, "name", got.Organization.Name, "Name of "+org)
+		},
+		"all fields are kept":                         keepsAllFieldsOfOrganizations,
+		"an update writes what may change":            updatesOrganizations,
+		"a failed update changes nothing":             refusesOrganizations,
+		"updates at the same time all count":          serializesOrganizations,
+		"an update advances the version of keys":      advancesVersionByOrganization,
+		"what is spent of a budget is read by period": readsBudgetSpend,
+		"a store answers a ping until it is closed": func(t *testing.T, s billing.Store) {
+			check(t, s.Ping(t.Context()))
+			check(t, s.Close())
+			if s.Ping(t.Context()) == nil {
+				t.Error("closed store answers")
+			}
+		},
+	})
+}
+
+func fullOrganization() billing.Organization {
+	return billing.Organization{
+		ID: "org_full", Name: "Full", CreatedAt: noon, Budget: pointer(25 * usd), BudgetPeriod: billing.Monthly, HoldStrict: true,
+	}
+}
+
+// organization reads one, also as part of its account.
+func organization(t *testing.T, s billing.Store, id string) billing.Organization {
+	t.Helper()
+	o, err := s.Organization(t.Context(), id)
+	check(t, err)
+	a, err := s.Account(t.Context(), id)
+	check(t, err)
+	equal(t, "organization of the account", a.Organization, o)
+	return o
+}
+
+func keepsAllFieldsOfOrganizations(t *testing.T, s billing.Store) {
+	want := fullOrganization()
+	check(t, s.EnsureOrganization(t.Context(), want))
+	equal(t, "organization", organization(t, s, want.ID), want)
+	equal(t, "organization without options", organization(t, s, org),
+		billing.Organization{ID: org, Name: "Name of " + org, CreatedAt: noon})
+	_, err := s.Organization(t.Context(), "nobody")
+	equal(t, "error for an unknown one", err, billing.ErrNotFound)
+}
+
+func updatesOrganizations(t *testing.T, s billing.Store) {
+	before := fullOrganization()
+	check(t, s.EnsureOrganization(t.Context(), before))
+	want := before
+	want.Name, want.Budget, want.BudgetPeriod, want.HoldStrict = "New", pointer(billing.Money(0)), billing.Never, false
+	got, err := s.UpdateOrganization(t.Context(), before.ID, func(o *billing.Organization) error {
+		equal(t, "before", *o, before)
+		*o = want
+		o.ID, o.CreatedAt = "org_x", noon.AddDate(1, 0, 0)
+		return nil
+	})
+	check(t, err)
+	equal(t, "answer", got, want)
+	equal(t, "organization", organization(t, s, before.ID), want)
+
+	want.Budget = nil
+	_, err = s.UpdateOrganization(t.Context(), before.ID, func(o *billing.Organization) error {
+		o.Budget = nil
+		return nil
+	})
+	check(t, err)
+	equal(t, "without a budget", organization(t, s, before.ID), want)
+}
+
+func refusesOrganizations(t *testing.T, s billing.Store) {
+	before := fullOrganization()
+	check(t, s.EnsureOrganization(t.Context(), before))
+	failed := errors.New("no")
+	for name, change := range map[string]func(*billing.Organization) error{
+		"own error":       func(o *billing.Organization) error { o.Name = "changed"; return failed },
+		"negative budget": func(o *billing.Organization) error { o.Budget = pointer(-usd); return nil },
+		"unknown period":  func(o *billing.Organization) error { o.BudgetPeriod = "hourly"; return nil },
+	} {
+		if _, err := s.UpdateOrganization(t.Context(), before.ID, change); err == nil {
+			t.Errorf("%s: was changed", name)
+		}
+	}
+	_, err := s.UpdateOrganization(t.Context(), before.ID, func(*billing.Organization) error { return failed })
+	equal(t, "error", err, failed)
+	equal(t, "organization", organization(t, s, before.ID), before)
+	_, err = s.UpdateOrganization(t.Context(), "nobody", func(*billing.Organization) error { return nil })
+	equal(t, "error for an unknown one", err, billing.ErrNotFound)
+	if s.EnsureOrganization(t.Context(), billing.Organization{ID: "org_x", Budget: pointer(-usd)}) == nil {
+		t.Error("created with a negative budget")
+	}
+}
+
+func serializesOrganizations(t *testing.T, s billing.Store) {
+	const writers = 8
+	setBudget(t, s, pointer(billing.Money(0)), billing.Daily)
+	var wg sync.WaitGroup
+	for range writers {
+		wg.Go(func() {
+			_, err := s.UpdateOrganization(t.Context(), org, func(o *billing.Organization) error {
+				*o.Budget += usd
+				return nil
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	equal(t, "budget", *organization(t, s, org).Budget, writers*usd)
+}
+
+func advancesVersionByOrganization(t *testing.T, s billing.Store) {
+	before, err := s.KeysVersion(t.Context())
+	check(t, err)
+	setBudget(t, s, pointer(usd), billing.Daily)
+	after, err := s.KeysVersion(t.Context())
+	check(t, err)
+	if after <= before {
+		t.Errorf("version %d, after a change %d: must grow", before, after)
+	}
+}
+
+func readsBudgetSpend(t *testing.T, s billing.Store) {
+	yesterday := noon.AddDate(0, 0, -1)
+	post(t, s, node, settlement(1, 2*usd), settlementAt(2, yesterday, usd))
+	for p, want := range map[billing.Period]billing.Money{
+		billing.Daily: 2 * usd, billing.Weekly: 3 * usd, billing.Monthly: 3 * usd, billing.Never: 3 * usd,
+	} {
+		spent, err := s.BudgetSpend(t.Context(), org, p, noon)
+		check(t, err)
+		equal(t, string(p), spent, want)
+	}
+	spent, err := s.BudgetSpend(t.Context(), org, billing.Daily, noon.AddDate(0, 0, 1))
+	check(t, err)
+	equal(t, "tomorrow", spent, 0)
+	spent, err = s.BudgetSpend(t.Context(), other, billing.Daily, noon)
+	check(t, err)
+	equal(t, "of another organization", spent, 0)
+}

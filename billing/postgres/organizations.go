@@ -1,0 +1,112 @@
+package postgres
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+)
+
+const (
+	organizationColumns = `o.id, o.name, o.created_at, o.budget, o.budget_period, o.hold_strict`
+
+	selectAccount = `
+SELECT ` + organizationColumns + `, coalesce(a.balance, 0)
+FROM organizations o LEFT JOIN accounts a ON a.organization_id = o.id
+WHERE o.id = $1`
+
+	selectOrganization = `SELECT ` + organizationColumns + ` FROM organizations o WHERE o.id = $1`
+
+	insertOrganization = `
+INSERT INTO organizations (id, name, created_at, budget, budget_period, hold_strict)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (id) DO NOTHING`
+
+	updateOrganization = `
+UPDATE organizations SET name = $2, budget = $4, budget_period = $5, hold_strict = $6
+WHERE id = $1 AND created_at = $3`
+
+	selectOrganizationExists = `SELECT 1 FROM organizations WHERE id = $1`
+)
+
+// Account implements billing.Organizations.
+func (s *Store) Account(ctx context.Context, org string) (billing.Account, error) {
+	var a billing.Account
+	err := s.pool.QueryRow(ctx, selectAccount, org).Scan(append(organizationFields(&a.Organization), &a.Balance)...)
+	if err != nil {
+		return billing.Account{}, fmt.Errorf("read account %q: %w", org, notFound(err))
+	}
+	return a, nil
+}
+
+// Organization implements billing.Organizations.
+func (s *Store) Organization(ctx context.Context, id string) (billing.Organization, error) {
+	var o billing.Organization
+	if err := s.pool.QueryRow(ctx, selectOrganization, id).Scan(organizationFields(&o)...); err != nil {
+		return billing.Organization{}, fmt.Errorf("read organization %q: %w", id, notFound(err))
+	}
+	return o, nil
+}
+
+// EnsureOrganization implements billing.Organizations.
+func (s *Store) EnsureOrganization(ctx context.Context, org billing.Organization) error {
+	org, err := books.NewOrganization(org)
+	if err != nil {
+		return fmt.Errorf("create organization: %w", err)
+	}
+	err = s.write(ctx, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, insertOrganization, organizationArgs(org)...)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("create organization %q: %w", org.ID, err)
+	}
+	return nil
+}
+
+// UpdateOrganization implements billing.Organizations.
+func (s *Store) UpdateOrganization(ctx context.Context, id string, change func(*billing.Organization) error) (billing.Organization, error) {
+	var o billing.Organization
+	err := s.write(ctx, func(tx pgx.Tx) error {
+		// Leases are granted from the budget under the same lock.
+		if _, err := lockAccounts(ctx, tx, []string{id}); err != nil {
+			return err
+		}
+		err := tx.QueryRow(ctx, selectOrganization, id).Scan(organizationFields(&o)...)
+		if err != nil {
+			return notFound(err)
+		}
+		if o, err = books.ChangeOrganization(o, change); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, updateOrganization, organizationArgs(o)...); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, advanceKeysVersion)
+		return err
+	})
+	if err != nil {
+		return billing.Organization{}, fmt.Errorf("update organization %q: %w", id, err)
+	}
+	return o, nil
+}
+
+func organizationExists(ctx context.Context, tx pgx.Tx, org string) error {
+	var one int
+	if err := tx.QueryRow(ctx, selectOrganizationExists, org).Scan(&one); err != nil {
+		return fmt.Errorf("organization %q: %w", org, notFound(err))
+	}
+	return nil
+}
+
+func organizationArgs(o billing.Organization) []any {
+	return []any{o.ID, o.Name, o.CreatedAt, optionalAmount(o.Budget), string(o.BudgetPeriod), o.HoldStrict}
+}
+
+// organizationFields are what organizationColumns are scanned into.
+func organizationFields(o *billing.Organization) []any {
+	return []any{&o.ID, &o.Name, timeColumn{&o.CreatedAt}, &o.Budget, &o.BudgetPeriod, &o.HoldStrict}
+}

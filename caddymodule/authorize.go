@@ -1,0 +1,109 @@
+package caddymodule
+
+import (
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/metering"
+)
+
+// authorize holds what the request may cost. Free requests hold nothing, but
+// are journaled like all others before they are sent.
+func (c *call) authorize() *refusal {
+	estimate := c.row
+	var claim billing.Claim
+	if c.rule != nil {
+		claim = c.claim()
+		estimate.Usage = metering.Usage{Input: c.request.PromptTokens}
+		c.priceInto(&estimate, metering.Reading{Usage: estimate.Usage, Found: true})
+	}
+	estimate.UsageSource, estimate.Error, estimate.Recovered = metering.SourceEstimated, "interrupted", true
+	estimate.Attempts = 1 // about to be made
+	hold, err := c.engine.authorizer.Hold(c.r.Context(), claim, &estimate)
+	if err != nil {
+		return refuseSpending(err)
+	}
+	c.hold, c.held = hold, hold.Amount()
+	return nil
+}
+
+const (
+	// streamStart is how many generated tokens a stream needs to be held for
+	// when it begins.
+	streamStart = 64
+	// guessShare is the part of default_max_tokens that must be left for a
+	// request that does not limit its output.
+	guessShare = 16
+)
+
+// claim is what to hold for a request that has a price.
+func (c *call) claim() billing.Claim {
+	claim := billing.Claim{Allowances: c.allowances()}
+	if c.key.organization.HoldStrict {
+		bound := metering.PromptBound(c.protocol(), c.body)
+		// Without a report of the provider's, the estimate is charged.
+		bound.Prompt = max(bound.Prompt, c.request.PromptTokens)
+		claim.Amount = c.rule.WorstCase(bound, c.outputBound(), c.row.At, c.app.discount)
+		return claim
+	}
+	output := c.outputCeiling()
+	claim.Amount = c.estimate(output)
+	switch {
+	case c.row.Streaming: // extends its hold as it goes
+		claim.Least = max(1, c.estimate(min(output, streamStart)))
+	case c.request.MaxTokens == 0: // the amount is a guess anyway
+		claim.Least = max(1, c.estimate(output/guessShare))
+	}
+	return claim
+}
+
+// estimate is what the request costs with so many generated tokens, by its
+// size.
+func (c *call) estimate(output int64) billing.Money {
+	return c.rule.Estimate(c.request.PromptTokens, output, c.app.discount)
+}
+
+// allowances are the limits that the request's cost counts against. If more
+// than one of them is short, the first says so.
+func (c *call) allowances() []billing.Allowance {
+	org := &c.key.organization
+	list := make([]billing.Allowance, 0, 3)
+	if c.key.UsageLimit != nil {
+		list = append(list, billing.Allowance{
+			OrganizationID: org.ID,
+			Kind:           billing.KeySpend,
+			KeyID:          c.key.ID,
+			Period:         c.key.UsageLimitReset,
+			Start:          c.key.UsageLimitReset.Start(c.row.At),
+		})
+	}
+	list = append(list, billing.CreditsOf(org.ID))
+	if org.Budget != nil {
+		list = append(list, billing.BudgetOf(org.ID, org.BudgetPeriod, c.row.At))
+	}
+	return list
+}
+
+// outputCeiling is how many generated tokens to hold for.
+func (c *call) outputCeiling() int64 {
+	if c.request.MaxTokens > 0 {
+		return c.request.MaxTokens
+	}
+	return c.app.DefaultMaxTokens * max(1, c.request.Choices)
+}
+
+// generated is an estimate of the tokens of a text that the provider has
+// generated, and no more of them than a strict hold is for.
+func (c *call) generated(textBytes int64) int64 {
+	tokens := textBytes / bytesPerToken
+	if c.key.organization.HoldStrict {
+		return min(tokens, c.outputBound())
+	}
+	return tokens
+}
+
+// outputBound is how many the response may have at worst.
+func (c *call) outputBound() int64 {
+	if c.request.MaxTokens > 0 {
+		return c.request.MaxTokens
+	}
+	return max(c.app.MaxOutputTokens, c.app.DefaultMaxTokens) * max(1, c.request.Choices)
+}
