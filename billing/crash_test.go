@@ -219,9 +219,10 @@ func (h *history) leased() (credits, key billing.Money) {
 		leases, err := h.auditor.LeasesOf(h.t.Context(), id)
 		h.must(err)
 		for _, l := range leases {
-			if l.Allowance.Kind == billing.Credits {
+			switch l.Allowance.Kind {
+			case billing.Credits:
 				credits += l.Amount
-			} else {
+			case billing.KeySpend:
 				key += l.Amount
 			}
 		}

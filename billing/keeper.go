@@ -208,8 +208,10 @@ func (a *Authorizer) lend(ctx context.Context, want []Want, ids []Allowance) ([]
 		a.stale = true
 		return nil, errFenced
 	}
-	for _, g := range grants {
-		a.leases[g.Allowance].leased += g.Amount
+	for i, g := range grants {
+		l := a.leases[g.Allowance]
+		l.leased += g.Amount
+		l.dry = g.Amount < want[i].Need
 	}
 	return grants, nil
 }
@@ -281,7 +283,7 @@ func (a *Authorizer) refuse(l *lease, g Grant) {
 		w := l.queue[i]
 		w.cause = nil
 		if missing := w.claim.least() - l.free() - l.promised - l.held; missing > g.Elsewhere {
-			a.leave(w, answer{err: exceeded(g.Allowance.Kind)})
+			a.leave(w, answer{err: a.refusal(w)})
 			continue
 		}
 		i++

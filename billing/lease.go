@@ -21,6 +21,8 @@ type lease struct {
 	// this lease ends; nil if none is.
 	busy chan struct{}
 
+	// dry tells that the store has less of it than was needed last.
+	dry bool
 	// queue has the claims that wait for more of it, oldest first.
 	queue []*waiter
 	// asked is when other nodes last asked for some of it; zero if that was

@@ -112,6 +112,7 @@ type request struct {
 
 func (r request) allowances() []billing.Allowance {
 	return []billing.Allowance{
+		billing.BudgetOf(org, billing.Weekly, r.at),
 		{
 			OrganizationID: org, Kind: billing.KeySpend, KeyID: r.key.ID,
 			Period: r.key.UsageLimitReset, Start: r.key.UsageLimitReset.Start(r.at),
@@ -175,10 +176,11 @@ func (c *cluster) checkBooks(t *testing.T) {
 func TestNodesShareALimitToTheEnd(t *testing.T) {
 	t.Parallel()
 	const cost = metering.USD / 2000
-	for name, limits := range map[string]struct{ credits, key billing.Money }{
-		"credits":               {metering.USD, 100 * metering.USD},
-		"key limit":             {100 * metering.USD, metering.USD},
-		"credits and key limit": {metering.USD, metering.USD},
+	for name, limits := range map[string]struct{ credits, key, budget billing.Money }{
+		"credits":    {metering.USD, 100 * metering.USD, 100 * metering.USD},
+		"key limit":  {100 * metering.USD, metering.USD, 100 * metering.USD},
+		"budget":     {100 * metering.USD, 100 * metering.USD, metering.USD},
+		"all limits": {metering.USD, metering.USD, metering.USD},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -186,10 +188,17 @@ func TestNodesShareALimitToTheEnd(t *testing.T) {
 				c := startCluster(t, 3, open, billing.Options{})
 				c.nodes[0].buy(t, limits.credits)
 				key := c.nodes[0].key(t, limits.key)
+				_, err := c.nodes[0].store.UpdateOrganization(t.Context(), org, func(o *billing.Organization) error {
+					o.Budget, o.BudgetPeriod = &limits.budget, billing.Weekly
+					return nil
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
 				spent := c.spendAll(t, 64, func() request {
 					return request{key: key, at: time.Now(), cost: cost, held: 5 * cost, took: 3 * time.Millisecond}
 				})
-				limit := min(limits.credits, limits.key)
+				limit := min(limits.credits, limits.key, limits.budget)
 				if spent > limit || spent < limit/100*99 {
 					t.Errorf("spent %s of %s", spent, limit)
 				}

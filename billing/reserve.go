@@ -161,17 +161,17 @@ func (a *Authorizer) await(ctx context.Context, w *waiter, deadline time.Time) (
 }
 
 // refusal is why a claim has waited in vain: the first of its allowances that
-// is short. The caller holds mu.
+// the store has too little of. The caller holds mu.
 func (a *Authorizer) refusal(w *waiter) error {
 	if w.cause != nil {
 		return w.cause
 	}
 	for _, id := range w.claim.Allowances {
-		if a.leases[id].free() < w.claim.least() {
+		if l := a.leases[id]; l.dry && l.free() < w.claim.least() {
 			return exceeded(id.Kind)
 		}
 	}
-	return ErrUnavailable // it fits, but for those who were there before
+	return ErrUnavailable // the store has not answered in time
 }
 
 // leave answers a waiter and takes it out of all queues. The caller holds mu.

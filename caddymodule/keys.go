@@ -2,11 +2,14 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/cenkalti/backoff/v5"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
@@ -50,21 +53,34 @@ func (c *keyCache) find(ctx context.Context, secret string) (*proxyKey, error) {
 	if key != nil {
 		return key, nil
 	}
-	stored, err := c.store.KeyByHash(ctx, hash)
+	// A client would rather wait a moment than fail while a database restarts.
+	key, err := backoff.Retry(ctx, func() (*proxyKey, error) { return c.read(ctx, hash) },
+		backoff.WithMaxElapsedTime(billing.DefaultPatience))
 	if err != nil {
 		return nil, err
 	}
-	org, err := c.store.Organization(ctx, stored.OrganizationID)
-	if err != nil {
-		return nil, err
-	}
-	key = newProxyKey(stored, org)
 	c.mu.Lock()
 	if c.generation == generation {
 		c.keys[hash] = key
 	}
 	c.mu.Unlock()
 	return key, nil
+}
+
+// read returns a key from the store.
+func (c *keyCache) read(ctx context.Context, hash billing.KeyHash) (*proxyKey, error) {
+	key, err := c.store.KeyByHash(ctx, hash)
+	if errors.Is(err, billing.ErrNotFound) {
+		return nil, backoff.Permanent(err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	org, err := c.store.Organization(ctx, key.OrganizationID)
+	if err != nil {
+		return nil, err
+	}
+	return newProxyKey(key, org), nil
 }
 
 // forget makes the next request read the key anew.
