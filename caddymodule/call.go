@@ -43,7 +43,8 @@ type call struct {
 	hold     *billing.Hold  // nil before it is authorized and after it is settled
 	held     billing.Money  // what it reserves or reserved
 	response response
-	abort    bool // the client's connection is to be broken off
+	coverage coverage // of a stream by its hold
+	abort    bool     // the client's connection is to be broken off
 }
 
 // newCall understands what the URL says. It returns nil for a path that is
@@ -335,6 +336,7 @@ func (c *call) authorize() *refusal {
 	if c.rule != nil {
 		claim.Allowances = c.allowances()
 		claim.Amount = c.rule.Estimate(c.request.PromptTokens, c.outputCeiling(), c.app.discount)
+		claim.Least = c.leastHold()
 		estimate.Usage = metering.Usage{Input: c.request.PromptTokens}
 		c.priceInto(&estimate, metering.Reading{Usage: estimate.Usage, Found: true})
 	}
@@ -344,7 +346,7 @@ func (c *call) authorize() *refusal {
 	if err != nil {
 		return refuseSpending(err)
 	}
-	c.hold, c.held = hold, claim.Amount
+	c.hold, c.held = hold, hold.Amount()
 	return nil
 }
 

@@ -93,7 +93,7 @@ func TestStreamArrivesEventByEvent(t *testing.T) {
 
 func TestWhatGoesWrongUpstreamIsRelayedAndMarked(t *testing.T) {
 	n := start(t, "")
-	n.buy(t, metering.USD)
+	n.buy(t, 100*metering.USD) // the large event alone looks like 25
 	key := n.key(t, nil)
 	long := []string{"X-Sandbox-Prompt", "100", "X-Sandbox-Completion", "60", "X-Sandbox-Chunks", "6", "X-Sandbox-Fail-After", "3"}
 	for _, test := range []struct {
