@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -144,13 +145,69 @@ func TestStreamsThatExtendEndByThemselves(t *testing.T) {
 	}
 }
 
+// growing is a meter of a stream whose provider says nothing before its end.
+type growing struct{ reading metering.Reading }
+
+func (g *growing) Read(piece []byte) { g.reading.TextBytes += int64(len(piece)) }
+
+func (g *growing) Reading() metering.Reading { return g.reading }
+
+// TestHoldsGrowInLargerAndLargerSteps checks that a stream is ahead with its
+// hold at every event, and how often it has to ask for that.
+func TestHoldsGrowInLargerAndLargerSteps(t *testing.T) {
+	n := start(t, "default_max_tokens 16")
+	n.buy(t, 10*metering.USD)
+	rule, ok := n.app.book.Find("openai", "gpt-4o", time.Now())
+	if !ok {
+		t.Fatal("no price")
+	}
+	meter := new(growing)
+	c := &call{
+		app: n.app, engine: n.app.engine, rule: rule, response: response{meter: meter},
+		r:   httptest.NewRequestWithContext(t.Context(), "POST", chat, nil),
+		key: &proxyKey{Key: billing.Key{OrganizationID: billing.DefaultOrganization}},
+		row: billing.Settlement{
+			RequestID: billing.NewID("req", time.Now()), At: time.Now(), Provider: "openai",
+			OrganizationID: billing.DefaultOrganization, Streaming: true,
+		},
+	}
+	if refused := c.authorize(); refused != nil {
+		t.Fatal(refused)
+	}
+	defer c.settle()
+	c.startCoverage(metering.EventStream)
+	const tokens = 100_000
+	out := newOutbox(&nowhere{header: make(http.Header)})
+	extensions := 0
+	for c.coverage.tokens < tokens {
+		held := c.hold.Amount()
+		meter.Read([]byte("12345678"))
+		reading := meter.Reading()
+		if !c.follow(nil, &reading) && !c.cover(out) {
+			t.Fatalf("cut off at %d tokens", c.coverage.tokens)
+		}
+		if c.hold.Amount() > held {
+			extensions++
+		}
+		if cost := c.costWith(&reading, c.coverage.tokens+leastChunk); cost > c.hold.Amount() {
+			t.Fatalf("%d tokens and what may come next cost %s, held are %s", c.coverage.tokens, cost, c.hold.Amount())
+		}
+	}
+	if extensions < 5 || extensions > 20 {
+		t.Errorf("%d extensions for %d tokens", extensions, tokens)
+	}
+	if cost, held := c.costWith(&meter.reading, tokens), c.hold.Amount(); held > 3*cost {
+		t.Errorf("%s are held for a stream that has cost %s", held, cost)
+	}
+}
+
 // TestThousandStreamsOnTheLastCent runs many streams against a balance that
 // lasts for a part of each.
 func TestThousandStreamsOnTheLastCent(t *testing.T) {
 	n := start(t, "default_max_tokens 16")
 	const (
 		streams = 1000
-		balance = 2 * metering.USD
+		balance = metering.USD
 		event   = metering.Money(20_000)
 	)
 	n.buy(t, balance)
