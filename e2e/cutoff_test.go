@@ -45,7 +45,7 @@ func TestSDKsSeeCutStreamsEnd(t *testing.T) {
 		t.Run("go/openai/responses", func(t *testing.T) { w.cutResponse(t, keys["go responses"]) })
 		t.Run("go/anthropic", func(t *testing.T) { w.cutMessage(t, keys["go messages"]) })
 		t.Run("go/gemini", func(t *testing.T) { w.cutGemini(t, keys["go gemini"]) })
-		w.runJavaScript(t, keys, "cutoff")
+		w.runJavaScript(t, keys, "cutoff", "endings")
 		w.checkBooksBalance(t)
 		if complete := w.sandbox.Totals().Complete; complete != 0 {
 			t.Errorf("%d streams were read to their end", complete)
