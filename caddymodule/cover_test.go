@@ -218,6 +218,7 @@ func TestThousandStreamsOnTheLastCent(t *testing.T) {
 	outcomes := make(chan string, streams)
 	for range streams {
 		group.Go(func() { outcomes <- n.spend(t, client, key) })
+		time.Sleep(time.Millisecond) // all connections at once are too many for some machines
 	}
 	group.Wait()
 	close(outcomes)
@@ -254,9 +255,9 @@ func (n *node) spend(t *testing.T, client *http.Client, key string) string {
 		return err.Error()
 	}
 	req.Header.Set("Authorization", "Bearer "+key)
-	for i, value := range []string{"2000", "4ms"} {
-		req.Header.Set([]string{"X-Sandbox-Chunks", "X-Sandbox-Delay"}[i], value)
-	}
+	req.Header.Set("X-Sandbox-Chunks", "2000")
+	req.Header.Set("X-Sandbox-First-Delay", "2s") // until all are there
+	req.Header.Set("X-Sandbox-Delay", "5ms")
 	res, err := client.Do(req)
 	if err != nil {
 		return err.Error()

@@ -178,6 +178,35 @@ func TestDrainingStopsWhenTheMoneyIsGone(t *testing.T) {
 	}
 }
 
+// TestStreamsEndCleanlyWithoutAStore takes the store away from a stream that
+// needs more money.
+func TestStreamsEndCleanlyWithoutAStore(t *testing.T) {
+	dir := t.TempDir()
+	n := &node{sandbox: sandbox.New()}
+	upstream := httptest.NewServer(n.sandbox)
+	defer upstream.Close()
+	n.load(t, dir, upstream.URL, "default_max_tokens 16")
+	defer caddy.Stop()
+	n.buy(t, metering.USD)
+	res := n.do(t, "POST", chat, n.limited(t, millicent), stream, "X-Sandbox-Chunks", "2000", "X-Sandbox-Delay", "5ms")
+	readUntil(t, res, 5)
+	database := filepath.Join(dir, "gateway.db")
+	if err := os.Rename(database, database+".away"); err != nil {
+		t.Fatal(err)
+	}
+	body, err := io.ReadAll(res.Body)
+	if back := os.Rename(database+".away", database); back != nil {
+		t.Fatal(back)
+	}
+	if err != nil || !strings.HasSuffix(string(body), "data: [DONE]\n\n") || !strings.Contains(string(body), `"finish_reason":"length"`) {
+		t.Errorf("the stream ends with %v: %q", err, tailOf(string(body), 300))
+	}
+	row := n.row(t, res.Header.Get("X-Request-Id"))
+	if row.Error != "cut off: ledger unavailable" || row.Cost == 0 || row.Cost > millicent {
+		t.Errorf("error %q, cost %s", row.Error, row.Cost)
+	}
+}
+
 // TestProgressIsJournaled reads what a gateway that dies in the middle of a
 // stream would find when it starts again.
 func TestProgressIsJournaled(t *testing.T) {
