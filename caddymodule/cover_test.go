@@ -275,3 +275,26 @@ func (n *node) spend(t *testing.T, client *http.Client, key string) string {
 		return fmt.Sprintf("status %d: %s", res.StatusCode, tailOf(text, 200))
 	}
 }
+
+func TestTextCountsWithinTheRequestsLimit(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name              string
+		limit, text, said int64
+		want              int64
+	}{
+		{"no limit", 0, 4000, 0, 1000},
+		{"below the limit", 100, 399, 0, 99},
+		{"long words", 100, 480, 0, 100},
+		{"as long as words can be", 100, 800, 0, 100},
+		{"more than the limit explains", 100, 804, 0, 201},
+		{"the provider knows of less", 100, 480, 60, 100},
+		{"the provider knows of more", 100, 480, 150, 150},
+	} {
+		c := &call{request: metering.Request{MaxTokens: test.limit}}
+		got := c.generated(&metering.Reading{TextBytes: test.text, Usage: metering.Usage{Output: test.said}})
+		if got != test.want {
+			t.Errorf("%s: %d tokens, want %d", test.name, got, test.want)
+		}
+	}
+}
