@@ -126,11 +126,11 @@ func (c *call) next() int64 {
 // the hold where it does not cover the next event. It returns false if the
 // stream must end.
 func (c *call) cover(out *outbox) bool {
+	if c.hold == nil {
+		return true // the provider has had its last word, and goes on
+	}
 	v := &c.coverage
 	reading := c.response.meter.Reading()
-	if c.hold == nil || reading.Closing {
-		return true // nothing more will be spent
-	}
 	if !v.basis.isOf(&reading) {
 		v.basis, v.covered = basisOf(&reading), c.coveredTokens(&reading)
 	}
