@@ -14,6 +14,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/internal/sandbox"
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
 
@@ -204,7 +205,21 @@ func TestHoldsGrowInLargerAndLargerSteps(t *testing.T) {
 // TestThousandStreamsOnTheLastCent runs many streams against a balance that
 // lasts for a part of each.
 func TestThousandStreamsOnTheLastCent(t *testing.T) {
-	n := start(t, "default_max_tokens 16")
+	provider := httptest.NewServer(sandbox.New())
+	defer provider.Close()
+	n := start(t, fmt.Sprintf(`default_max_tokens 16
+		provider patient {
+			protocol openai
+			api_key provider-secret
+			base_url %s/v1
+			transport http {
+				dial_timeout 1m # a thousand connections at once take a while
+			}
+		}
+		price patient gpt-4o {
+			input 2.50
+			output 10
+		}`, provider.URL))
 	const (
 		streams = 1000
 		balance = metering.USD
@@ -218,7 +233,7 @@ func TestThousandStreamsOnTheLastCent(t *testing.T) {
 	outcomes := make(chan string, streams)
 	for range streams {
 		group.Go(func() { outcomes <- n.spend(t, client, key) })
-		time.Sleep(time.Millisecond) // all connections at once are too many for some machines
+		time.Sleep(time.Millisecond)
 	}
 	group.Wait()
 	close(outcomes)
@@ -250,7 +265,7 @@ func TestThousandStreamsOnTheLastCent(t *testing.T) {
 
 // spend reads one long stream and says how it ended.
 func (n *node) spend(t *testing.T, client *http.Client, key string) string {
-	req, err := http.NewRequestWithContext(t.Context(), "POST", n.url+chat, strings.NewReader(stream))
+	req, err := http.NewRequestWithContext(t.Context(), "POST", n.url+"/patient/chat/completions", strings.NewReader(stream))
 	if err != nil {
 		return err.Error()
 	}
