@@ -138,6 +138,9 @@ type Claim struct {
 	// the request extends its hold as it goes, or its Amount is a guess. 0
 	// stands for Amount.
 	Least Money
+
+	// held is what the request holds already.
+	held Money
 }
 
 func (c *Claim) least() Money {
@@ -180,7 +183,7 @@ func (h *Hold) Amount() Money { return h.amount }
 // Extend reserves more for a request that outgrows its hold: amount, or where
 // an allowance has less left, at least least. Its errors are those of Hold.
 func (h *Hold) Extend(ctx context.Context, amount, least Money) error {
-	got, err := h.authorizer.reserve(ctx, Claim{Allowances: h.allowances, Amount: amount, Least: least})
+	got, err := h.authorizer.reserve(ctx, Claim{Allowances: h.allowances, Amount: amount, Least: least, held: h.amount})
 	if err != nil {
 		return err
 	}

@@ -277,12 +277,16 @@ func (a *Authorizer) needs(attended []Allowance) (want []Want, ids []Allowance) 
 }
 
 // refuse answers those who wait for more than can become free, here and
-// elsewhere together. The caller holds mu.
+// elsewhere together: what those hold who wait does not. The caller holds mu.
 func (a *Authorizer) refuse(l *lease, g Grant) {
+	ending := l.held
+	for _, w := range l.queue {
+		ending -= w.claim.held
+	}
 	for i := 0; i < len(l.queue); {
 		w := l.queue[i]
 		w.cause = nil
-		if missing := w.claim.least() - l.free() - l.promised - l.held; missing > g.Elsewhere {
+		if missing := w.claim.least() - l.free() - l.promised - ending; missing > g.Elsewhere {
 			a.leave(w, answer{err: a.refusal(w)})
 			continue
 		}

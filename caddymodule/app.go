@@ -83,9 +83,10 @@ type App struct {
 	Drain caddy.Duration `json:"drain,omitempty"`
 
 	// DefaultMaxTokens is how many generated tokens to hold credits for when a
-	// request does not limit them itself. Such a hold is a guess: an answer
-	// that is longer is charged in full, so a balance can go below zero by
-	// what the requests in flight cost above their holds. Default: 4096.
+	// request does not limit them itself. Such a hold is a guess: a stream
+	// that is longer extends it, any other answer is charged in full, so a
+	// balance can go below zero by what those in flight cost above their
+	// holds. Default: 4096.
 	DefaultMaxTokens int64 `json:"default_max_tokens,omitempty"`
 
 	// MaxOutputTokens is how many generated tokens are held for when a request

@@ -25,14 +25,9 @@ func (c *call) authorize() *refusal {
 	return nil
 }
 
-const (
-	// streamStart is how many generated tokens a stream needs to be held for
-	// when it begins.
-	streamStart = 64
-	// guessShare is the part of default_max_tokens that must be left for a
-	// request that does not limit its output.
-	guessShare = 16
-)
+// guessShare is the part of default_max_tokens that must be left for a request
+// that does not limit its output.
+const guessShare = 16
 
 // claim is what to hold for a request that has a price.
 func (c *call) claim() billing.Claim {
@@ -47,8 +42,8 @@ func (c *call) claim() billing.Claim {
 	output := c.outputCeiling()
 	claim.Amount = c.estimate(output)
 	switch {
-	case c.row.Streaming: // extends its hold as it goes
-		claim.Least = max(1, c.estimate(min(output, streamStart)))
+	case c.row.Streaming && c.endpoint.Billing == metering.Metered: // extends its hold as it goes
+		claim.Least = max(1, c.estimate(min(output, leastChunk)))
 	case c.request.MaxTokens == 0: // the amount is a guess anyway
 		claim.Least = max(1, c.estimate(output/guessShare))
 	}
@@ -88,16 +83,6 @@ func (c *call) outputCeiling() int64 {
 		return c.request.MaxTokens
 	}
 	return c.app.DefaultMaxTokens * max(1, c.request.Choices)
-}
-
-// generated is an estimate of the tokens of a text that the provider has
-// generated, and no more of them than a strict hold is for.
-func (c *call) generated(textBytes int64) int64 {
-	tokens := textBytes / bytesPerToken
-	if c.key.organization.HoldStrict {
-		return min(tokens, c.outputBound())
-	}
-	return tokens
 }
 
 // outputBound is how many the response may have at worst.

@@ -43,7 +43,8 @@ type call struct {
 	hold     *billing.Hold  // nil before it is authorized and after it is settled
 	held     billing.Money  // what it reserves or reserved
 	response response
-	abort    bool // the client's connection is to be broken off
+	coverage coverage // of a stream by its hold
+	abort    bool     // the client's connection is to be broken off
 }
 
 // newCall understands what the URL says. It returns nil for a path that is

@@ -77,8 +77,10 @@ func (c *call) relay(res *http.Response) {
 	}
 	switch framing {
 	case metering.EventStream:
+		c.startCoverage(framing)
 		c.relayEvents(sse.NewReader(body))
 	case metering.ArrayStream:
+		c.startCoverage(framing)
 		c.relayEvents(sse.NewArrayReader(body))
 	default:
 		c.relayWhole(body)
@@ -124,8 +126,13 @@ func (c *call) relayEvents(events *sse.Reader) {
 		if first {
 			c.response.ttfb = time.Since(c.row.At)
 		}
-		if c.meterEvent(event) {
+		visible, covered := c.meterEvent(event)
+		if visible {
 			out.add(event.Raw)
+		}
+		if !covered && !c.cover(out) {
+			c.cutStream(out, event.Data)
+			return
 		}
 		if !events.Ready() {
 			out.send()
@@ -139,8 +146,9 @@ func (c *call) relayEvents(events *sse.Reader) {
 }
 
 // meterEvent reads an event and journals what it says about the cost. It
-// reports whether the client gets to see the event.
-func (c *call) meterEvent(event sse.Event) bool {
+// reports whether the client gets to see the event, and whether the hold
+// surely covers the stream with one more.
+func (c *call) meterEvent(event sse.Event) (visible, covered bool) {
 	meter := c.response.meter
 	c.response.torn = event.Incomplete
 	if len(event.Data) > 0 {
@@ -153,11 +161,15 @@ func (c *call) meterEvent(event sse.Event) bool {
 	case reading.Final:
 		c.settle()
 		// The event that the client did not ask for is the last word itself.
-		return !c.request.HidesUsage || !metering.IsUsageEvent(event.Data)
+		return !c.request.HidesUsage || !metering.IsUsageEvent(event.Data), true
 	case reading.Closing:
 		c.progress(reading)
+		return true, true
+	case event.Incomplete:
+		return true, true // no place to end at
+	default:
+		return true, c.follow(event.Data, &reading)
 	}
-	return true
 }
 
 // relayWhole reads a whole body, settles, and only then sends it on.

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/gzip"
-	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -93,7 +92,7 @@ func TestStreamArrivesEventByEvent(t *testing.T) {
 
 func TestWhatGoesWrongUpstreamIsRelayedAndMarked(t *testing.T) {
 	n := start(t, "")
-	n.buy(t, metering.USD)
+	n.buy(t, 100*metering.USD) // the large event alone looks like 25
 	key := n.key(t, nil)
 	long := []string{"X-Sandbox-Prompt", "100", "X-Sandbox-Completion", "60", "X-Sandbox-Chunks", "6", "X-Sandbox-Fail-After", "3"}
 	for _, test := range []struct {
@@ -133,46 +132,6 @@ func TestWhatGoesWrongUpstreamIsRelayedAndMarked(t *testing.T) {
 			}
 			if (row.Cost == 0) != test.free {
 				t.Errorf("cost %s, free: %v", row.Cost, test.free)
-			}
-		})
-	}
-}
-
-//nolint:tparallel // Caddy has one configuration at a time; the subtests share it.
-func TestClientThatLeavesIsChargedWhatTheProviderReports(t *testing.T) {
-	n := start(t, "")
-	n.buy(t, metering.USD)
-	key := n.key(t, nil)
-	for _, test := range []struct {
-		name, body string
-		script     []string
-		source     metering.Source
-	}{
-		{"in a stream", stream, []string{"X-Sandbox-Delay", "100ms", "X-Sandbox-Chunks", "8"}, metering.SourceDrained},
-		{"before the answer", hello, []string{"X-Sandbox-First-Delay", "600ms"}, metering.SourceDrained},
-		{"before an answer that never comes", hello, []string{"X-Sandbox-Fail", "stall"}, metering.SourceEstimated},
-		{"in a stream that stalls", stream, []string{"X-Sandbox-Fail", "stall", "X-Sandbox-Fail-After", "2", "X-Sandbox-Chunks", "8"}, metering.SourceEstimated},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			ctx, leave := context.WithTimeout(t.Context(), 250*time.Millisecond)
-			defer leave()
-			req, err := http.NewRequestWithContext(ctx, "POST", n.url+chat, strings.NewReader(test.body))
-			if err != nil {
-				t.Fatal(err)
-			}
-			req.Header.Set("Authorization", "Bearer "+key)
-			req.Header.Set("User-Agent", test.name)
-			for i := 0; i < len(test.script); i += 2 {
-				req.Header.Set(test.script[i], test.script[i+1])
-			}
-			if res, err := http.DefaultTransport.RoundTrip(req); err == nil {
-				io.Copy(io.Discard, res.Body)
-				res.Body.Close()
-			}
-			row := n.rowOf(t, test.name)
-			if row.UsageSource != test.source || row.Cost == 0 || row.Error != "client disconnected" {
-				t.Errorf("source %s, cost %s, error %q; want %s and a cost", row.UsageSource, row.Cost, row.Error, test.source)
 			}
 		})
 	}

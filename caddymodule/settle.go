@@ -29,16 +29,17 @@ func (c *call) settle() {
 	}
 }
 
-// progress journals what a stream has cost, once the provider has said so, for
-// the case that the gateway ends before the stream does.
+// progress journals what a stream has cost so far, for the case that the
+// gateway ends before the stream does.
 func (c *call) progress(reading metering.Reading) {
+	reading, source := c.soFar(reading)
 	total := reading.Total()
 	if c.hold == nil || total == c.response.journaled {
 		return
 	}
-	c.response.journaled = total
+	c.response.journaled, c.coverage.journaled = total, c.coverage.tokens
 	row := c.row
-	row.Usage, row.UsageSource = total, metering.SourcePartial
+	row.Usage, row.UsageSource = total, source
 	row.Error, row.Recovered = "interrupted", true
 	c.priceInto(&row, reading)
 	if err := c.hold.Progress(&row); err != nil {
@@ -82,22 +83,42 @@ func (c *call) outcome() (metering.Reading, metering.Source) {
 		return c.unmetered()
 	}
 	reading := c.response.meter.Reading()
-	estimated := c.generated(reading.TextBytes)
 	switch {
 	case reading.Final && c.response.drained:
 		return reading, metering.SourceDrained
 	case reading.Final:
 		return reading, metering.SourceProvider
-	case reading.Found:
-		reading.Usage.Output += max(0, estimated-reading.Usage.Completion())
-		return reading, metering.SourcePartial
-	case reading.Failed && reading.TextBytes == 0:
+	case reading.Failed && !reading.Found && reading.TextBytes == 0:
 		return reading, metering.SourceNone
 	default:
-		reading.Usage.Input = c.request.PromptTokens
-		reading.Usage.Output = estimated
-		return reading, metering.SourceEstimated
+		return c.soFar(reading)
 	}
+}
+
+// soFar is the usage of an answer that is not over, or never was: what the
+// provider has said, with the text that was seen.
+func (c *call) soFar(reading metering.Reading) (metering.Reading, metering.Source) {
+	reading.Usage.Output += c.generated(&reading) - reading.Usage.Completion()
+	if reading.Found {
+		return reading, metering.SourcePartial
+	}
+	reading.Usage.Input = c.request.PromptTokens
+	return reading, metering.SourceEstimated
+}
+
+// generated is the output so far: what the provider has said, or the text
+// that was seen, if that is more. Many bytes a token are more likely than a
+// provider that goes beyond the request's own limit, but not any number.
+// A strict hold bounds it in any case.
+func (c *call) generated(reading *metering.Reading) int64 {
+	seen := reading.TextBytes / bytesPerToken
+	if limit := c.request.MaxTokens; limit > 0 && seen > limit && seen <= 2*limit {
+		seen = limit
+	}
+	if c.key.organization.HoldStrict {
+		seen = min(seen, c.outputBound())
+	}
+	return max(seen, reading.Usage.Completion())
 }
 
 // unmetered is the outcome of a response that no meter read.

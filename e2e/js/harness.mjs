@@ -2,8 +2,8 @@
 // harness is asked whether exactly that call was booked.
 import assert from "node:assert/strict";
 
-const { gateway, key, refused, cases, refusals, check } = JSON.parse(process.env.E2E);
-export { cases, gateway, key, refusals, refused };
+const { gateway, key, keys, cases, refusals, endless, check } = JSON.parse(process.env.E2E);
+export { cases, endless, gateway, key, keys, refusals };
 
 // The SDKs take the global fetch, so this sees every response.
 const fetchForReal = globalThis.fetch;
@@ -29,6 +29,10 @@ export const booked = (name) => ask({ case: name });
 
 // notCharged fails if the last call left a debit.
 export const notCharged = () => ask({});
+
+// wasCutOff fails unless the last call is in the books as cut off for want of
+// money, with as many generated tokens as its client was told, if it was.
+export const wasCutOff = (told) => ask({ cut_off: true, told });
 
 export const question = "What is the weather in Paris?";
 

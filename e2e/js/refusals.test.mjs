@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { gateway, notCharged, question, refusals, refused } from "./harness.mjs";
+import { gateway, keys, notCharged, question, refusals } from "./harness.mjs";
 import Anthropic from "@anthropic-ai/sdk";
 import { ApiError, GoogleGenAI } from "@google/genai";
 import OpenAI from "openai";
@@ -36,7 +36,7 @@ const sdks = {
 for (const [sdk, { call, types }] of Object.entries(sdks)) {
   for (const [name, want] of Object.entries(refusals)) {
     test(`${sdk}: ${name}`, async () => {
-      await assert.rejects(call(refused[name]), (error) => {
+      await assert.rejects(call(keys[name]), (error) => {
         assert.ok(error instanceof types[want.status], `${error?.constructor?.name}: ${error}`);
         assert.equal(error.status, want.status);
         // The gateway's string is the message, or the code beside it.
