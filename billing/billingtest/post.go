@@ -29,6 +29,7 @@ func testPost(t *testing.T, open Open) {
 		"a batch that cannot be booked is refused whole":  refusesBatches,
 		"sums that overflow are refused":                  refusesOverflow,
 		"what may pass is no fault of a settlement":       errorsThatPass,
+		"a poster gets past what cannot be booked":        postsAround,
 		"times decide the period":                         booksPeriods,
 	})
 }
