@@ -60,8 +60,10 @@ type Poster struct {
 	batch   []Settlement
 	started time.Time
 
-	mu      sync.Mutex
-	queue   []posting
+	mu sync.Mutex
+	// queue is in parts of postBatch at most: in an outage it gets long, and to
+	// move all of it to a larger place would make requests wait.
+	queue   [][]posting
 	queued  uint64        // settlements ever queued
 	done    uint64        // and posted, in the same order
 	waiting []flush       // in the order of their targets
@@ -110,9 +112,14 @@ func (p *Poster) Post(s Settlement, segments ...Segment) {
 func (p *Poster) post(q posting) {
 	q.since = time.Since(p.started)
 	p.mu.Lock()
-	p.queue = append(p.queue, q)
+	last := len(p.queue) - 1
+	if last < 0 || len(p.queue[last]) == postBatch {
+		p.queue = append(p.queue, nil)
+		last++
+	}
+	p.queue[last] = append(p.queue[last], q)
 	p.queued++
-	full := len(p.queue) == postBatch
+	full := len(p.queue[last]) == postBatch
 	p.mu.Unlock()
 	signal(p.wake)
 	if full {
@@ -136,7 +143,7 @@ func (p *Poster) endTurn() { <-p.turn }
 func (p *Poster) Pending() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.queue)
+	return int(p.queued - p.done)
 }
 
 // Lag is how far the store is behind: the number of settlements that it does not
@@ -147,7 +154,7 @@ func (p *Poster) Lag() (settlements int, oldest time.Duration) {
 	if len(p.queue) == 0 {
 		return 0, 0
 	}
-	return len(p.queue), time.Since(p.started) - p.queue[0].since
+	return int(p.queued - p.done), time.Since(p.started) - p.queue[0][0].since
 }
 
 // Flush returns when all that was queued before is in the store, or set aside.
@@ -202,7 +209,10 @@ func (p *Poster) run(ctx context.Context) {
 // posted any.
 func (p *Poster) postOne(ctx context.Context) bool {
 	p.mu.Lock()
-	batch := p.queue[:min(len(p.queue), postBatch)] // others only append behind it
+	var batch []posting
+	if len(p.queue) > 0 {
+		batch = p.queue[0] // others only append behind it
+	}
 	p.mu.Unlock()
 	if len(batch) == 0 || p.postAll(ctx, batch) != nil {
 		return false
@@ -212,8 +222,9 @@ func (p *Poster) postOne(ctx context.Context) bool {
 		segments = append(segments, batch[i].segments...)
 	}
 	p.mu.Lock()
-	if p.queue = p.queue[len(batch):]; len(p.queue) == 0 {
-		p.queue = nil
+	if p.queue[0] = p.queue[0][len(batch):]; len(p.queue[0]) == 0 {
+		p.queue[0] = nil // or what it has grown to stays in memory
+		p.queue = p.queue[1:]
 	}
 	p.done += uint64(len(batch))
 	var reached []flush
