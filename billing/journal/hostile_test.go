@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -55,6 +56,22 @@ func TestEveryFlippedBitLosesItsRecordAlone(t *testing.T) {
 			}
 			h.prove(t, got, func(in, from, to int) bool { return in == segment && from <= bit/8 && bit/8 < to })
 		}
+	}
+}
+
+// Noise of numbers looks like the lengths of large records. To check them all
+// would take minutes.
+func TestNoiseOfNumbersIsReadInNoTime(t *testing.T) {
+	t.Parallel()
+	h := newHistory(t, 3, 1)
+	for _, number := range [][]byte{{0, 0, 0x0f, 0}, {1, 0, 0x0f, 0}, {0xff, 0xff, 0x0f, 0, 1, 1, 1, 1, 1, 1}} {
+		noisy := slices.Concat([]byte(header), bytes.Repeat(number, 8<<20/len(number)), h.segments[0][len(header):])
+		began := time.Now()
+		got, err := readAll([][]byte{noisy})
+		if took := time.Since(began); err != nil || took > 20*time.Second {
+			t.Errorf("noise of %v took %s (%v)", number, took, err)
+		}
+		h.prove(t, got, func(int, int, int) bool { return false })
 	}
 }
 

@@ -138,6 +138,10 @@ func readSegment(b []byte, record func(billing.RecordKind, billing.Settlement)) 
 		at, damage = min(at, used), 0
 	}
 	for at < used {
+		if damage >= 0 && !mayBeRecord(b[at:]) {
+			at++
+			continue
+		}
 		kind, s, size, err := nextRecord(b[at:])
 		if errors.Is(err, ErrNewer) {
 			return nil, err
@@ -164,6 +168,25 @@ func readSegment(b []byte, record func(billing.RecordKind, billing.Settlement)) 
 		gaps = append(gaps, g)
 	}
 	return gaps, nil
+}
+
+// mayBeRecord tells whether a record may start here, by its request's id. In
+// damage each byte is tried, and most would cost the checksum of a megabyte.
+func mayBeRecord(b []byte) bool {
+	if len(b) <= recordHeader {
+		return false
+	}
+	id := b[recordHeader+1:] // behind the kind
+	n, size := binary.Uvarint(id)
+	if size <= 0 || n == 0 || n > uint64(len(id)-size) {
+		return false
+	}
+	for _, c := range id[size : size+int(n)] {
+		if c < ' ' || c > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // isTorn tells whether b, up to which all is well and after which there is
