@@ -43,6 +43,10 @@ type Journal interface {
 	Append(RecordKind, *Settlement) (Segment, error)
 	// Posted says that what these segments hold is in the store.
 	Posted(...Segment)
+	// SetAside keeps a settlement that the store cannot book in a file, for a
+	// human, and returns the file's name. When it returns without an error, the
+	// file is on disk.
+	SetAside(s *Settlement, reason string) (file string, err error)
 }
 
 // Options are how a node leases. The zero value is the default.

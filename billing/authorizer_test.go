@@ -52,6 +52,8 @@ type silent struct{}
 func (silent) Posted([]billing.Settlement) {}
 func (silent) PostFailed(error)            {}
 func (silent) PostConflict([]string)       {}
+func (silent) PostRejected(*billing.Settlement, error, string) {
+}
 
 // openBooks opens the node in dir, as a start of the gateway does.
 func openBooks(t *testing.T, dir string) *books {

@@ -22,6 +22,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrConflict: an idempotency key was used before, for other content.
 	ErrConflict = errors.New("idempotency key was used for other content")
+	// ErrInvalid: a settlement cannot be booked, now or ever.
+	ErrInvalid = errors.New("settlement cannot be booked")
 	// ErrRevoked: the key is revoked, which cannot be undone.
 	ErrRevoked = errors.New("key is revoked")
 )

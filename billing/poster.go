@@ -2,6 +2,7 @@ package billing
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -18,8 +19,12 @@ const (
 	postBatch = 1024
 	// postTimeout bounds one attempt.
 	postTimeout = 30 * time.Second
-	retryFirst  = 50 * time.Millisecond
-	retryLast   = 5 * time.Second
+	// A store that is away is asked again after retryFirst, and later about
+	// every retryLast: requests spend from leases that last for seconds, so the
+	// node must notice soon that they can be renewed. One attempt a second is
+	// nothing to a database.
+	retryFirst = 50 * time.Millisecond
+	retryLast  = time.Second
 )
 
 // PostObserver hears what becomes of settlements, for logs and metrics.
@@ -31,10 +36,14 @@ type PostObserver interface {
 	// PostConflict: the store has other content for these requests. It keeps
 	// what it has; a human must look.
 	PostConflict(requestIDs []string)
+	// PostRejected: the store cannot book this settlement, for this reason. It
+	// is in the file instead; a human must look.
+	PostRejected(s *Settlement, reason error, file string)
 }
 
 // Poster writes settlements to the store, in batches and in order, until the
-// store has taken each of them. One goroutine, ended by Close, does the work.
+// store has taken each of them. What it cannot book is set aside, so that it
+// blocks nothing behind it. One goroutine, ended by Close, does the work.
 type Poster struct {
 	store    Ledger
 	journal  Journal
@@ -43,13 +52,18 @@ type Poster struct {
 
 	// follower hears of each batch before anything else changes leases.
 	follower *Authorizer
-	// turn is taken by whoever changes this node's leases in the store.
+	// turn is taken by whoever changes this node's leases in the store. Those
+	// who wait get it in order, so that between two batches of a long queue all
+	// others have theirs.
 	turn chan struct{}
 	// batch is reused from one transaction to the next.
-	batch []Settlement
+	batch   []Settlement
+	started time.Time
 
-	mu      sync.Mutex
-	queue   []posting
+	mu sync.Mutex
+	// queue is in parts of postBatch at most: in an outage it gets long, and to
+	// move all of it to a larger place would make requests wait.
+	queue   [][]posting
 	queued  uint64        // settlements ever queued
 	done    uint64        // and posted, in the same order
 	waiting []flush       // in the order of their targets
@@ -72,6 +86,8 @@ type posting struct {
 	segments []Segment
 	// allowances are those that it was held in.
 	allowances []Allowance
+	// since is when it was queued, after the poster was started.
+	since time.Duration
 }
 
 // NewPoster starts a poster.
@@ -79,7 +95,7 @@ func NewPoster(store Ledger, journal Journal, node string, observer PostObserver
 	ctx, stop := context.WithCancel(context.Background())
 	p := &Poster{
 		store: store, journal: journal, node: node, observer: observer,
-		turn: make(chan struct{}, 1),
+		turn: make(chan struct{}, 1), started: time.Now(),
 		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 		stop: stop, ended: make(chan struct{}),
 	}
@@ -94,10 +110,16 @@ func (p *Poster) Post(s Settlement, segments ...Segment) {
 }
 
 func (p *Poster) post(q posting) {
+	q.since = time.Since(p.started)
 	p.mu.Lock()
-	p.queue = append(p.queue, q)
+	last := len(p.queue) - 1
+	if last < 0 || len(p.queue[last]) == postBatch {
+		p.queue = append(p.queue, nil)
+		last++
+	}
+	p.queue[last] = append(p.queue[last], q)
 	p.queued++
-	full := len(p.queue) == postBatch
+	full := len(p.queue[last]) == postBatch
 	p.mu.Unlock()
 	signal(p.wake)
 	if full {
@@ -121,10 +143,21 @@ func (p *Poster) endTurn() { <-p.turn }
 func (p *Poster) Pending() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return len(p.queue)
+	return int(p.queued - p.done)
 }
 
-// Flush returns when all that was queued before is in the store.
+// Lag is how far the store is behind: the number of settlements that it does not
+// have yet, and for how long the oldest of them has waited.
+func (p *Poster) Lag() (settlements int, oldest time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.queue) == 0 {
+		return 0, 0
+	}
+	return int(p.queued - p.done), time.Since(p.started) - p.queue[0][0].since
+}
+
+// Flush returns when all that was queued before is in the store, or set aside.
 func (p *Poster) Flush(ctx context.Context) error {
 	p.mu.Lock()
 	if len(p.queue) == 0 {
@@ -176,29 +209,31 @@ func (p *Poster) run(ctx context.Context) {
 // posted any.
 func (p *Poster) postOne(ctx context.Context) bool {
 	p.mu.Lock()
-	batch := p.queue[:min(len(p.queue), postBatch)] // others only append behind it
+	var batch []posting
+	if len(p.queue) > 0 {
+		batch = p.queue[0] // others only append behind it
+	}
 	p.mu.Unlock()
-	if len(batch) == 0 || !p.keepTrying(ctx, batch) {
+	if len(batch) == 0 || p.postAll(ctx, batch) != nil {
 		return false
 	}
 	segments := make([]Segment, 0, 2*len(batch))
 	for i := range batch {
 		segments = append(segments, batch[i].segments...)
 	}
-	n := len(batch)
-	clear(batch)
-
 	p.mu.Lock()
-	if p.queue = p.queue[n:]; len(p.queue) == 0 {
-		p.queue = nil
+	if p.queue[0] = p.queue[0][len(batch):]; len(p.queue[0]) == 0 {
+		p.queue[0] = nil // or what it has grown to stays in memory
+		p.queue = p.queue[1:]
 	}
-	p.done += uint64(n)
+	p.done += uint64(len(batch))
 	var reached []flush
 	for len(p.waiting) > 0 && p.waiting[0].target <= p.done {
 		reached = append(reached, p.waiting[0])
 		p.waiting = p.waiting[1:]
 	}
 	p.mu.Unlock()
+	clear(batch) // nobody else sees it any more
 	p.journal.Posted(segments...)
 	for _, f := range reached {
 		close(f.done)
@@ -206,29 +241,49 @@ func (p *Poster) postOne(ctx context.Context) bool {
 	return true
 }
 
-// keepTrying posts a batch until the store has taken it.
-func (p *Poster) keepTrying(ctx context.Context, batch []posting) bool {
+// postAll posts a batch, for as long as it takes, except for what the store
+// cannot book. Its error is that of ctx.
+func (p *Poster) postAll(ctx context.Context, batch []posting) error {
+	post := func(part []posting) error { return p.keepTrying(ctx, part) }
+	return sift(batch, post, func(q *posting, reason error) error { return p.setAside(ctx, q, reason) })
+}
+
+// keepTrying posts a batch until the store has taken it. Its error is
+// ErrInvalid, or that of ctx.
+func (p *Poster) keepTrying(ctx context.Context, batch []posting) error {
 	p.batch = p.batch[:0]
 	for i := range batch {
 		p.batch = append(p.batch, batch[i].settlement)
 	}
-	wait := backoff.NewExponentialBackOff()
-	wait.InitialInterval, wait.MaxInterval = retryFirst, retryLast
-	for {
+	for wait := newRetry(); ; {
 		err := p.try(ctx, batch)
 		if err == nil {
 			p.observer.Posted(p.batch)
-			return true
+			return nil
 		}
-		if ctx.Err() != nil {
-			return false
+		if errors.Is(err, ErrInvalid) || ctx.Err() != nil {
+			return err
 		}
 		p.observer.PostFailed(err)
-		select {
-		case <-time.After(wait.NextBackOff()):
-		case <-ctx.Done():
-			return false
+		if err := pause(ctx, wait); err != nil {
+			return err
 		}
+	}
+}
+
+func newRetry() *backoff.ExponentialBackOff {
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval, wait.MaxInterval = retryFirst, retryLast
+	return wait
+}
+
+// pause waits until it is time to try again.
+func pause(ctx context.Context, wait *backoff.ExponentialBackOff) error {
+	select {
+	case <-time.After(wait.NextBackOff()):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 

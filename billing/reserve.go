@@ -227,6 +227,7 @@ func (a *Authorizer) fits(claim *Claim, amount Money) bool {
 
 // settle ends a hold: cost is spent of it, the rest is free again.
 func (a *Authorizer) settle(allowances []Allowance, amount, cost Money) {
+	cost = max(0, cost) // or what the store rejects would be lent to others first
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, id := range allowances {

@@ -16,6 +16,9 @@ type Store interface {
 	Nodes
 	Ledger
 	Reports
+	// Identity names the database: a random id, made with its schema and never
+	// changed. A restored backup has the id of the original.
+	Identity(ctx context.Context) (string, error)
 	// Ping tells whether the store can be reached.
 	Ping(ctx context.Context) error
 	Close() error
@@ -109,6 +112,8 @@ type Ledger interface {
 	// may be repeated after an unknown outcome: a settlement that is already
 	// there is left alone. It returns the ids of settlements that are already
 	// there with other content, other than recovered ones; those need a human.
+	// A batch with a settlement that cannot be booked is refused whole with
+	// ErrInvalid, and would be again; any other error may pass.
 	Post(ctx context.Context, node string, batch []Settlement) (conflicts []string, err error)
 	// Append adds an entry other than a usage_debit and returns it with its
 	// balance. The same IdempotencyKey with the same content returns the

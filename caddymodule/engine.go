@@ -148,7 +148,11 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	if err := store.EnsureOrganization(ctx, org); err != nil {
 		return fmt.Errorf("create organization %s: %w", org.ID, err)
 	}
-	j, recovered, err := journal.Open(e.config.journalDir, journal.Options{Sync: e.config.journalSync})
+	database, err := store.Identity(ctx)
+	if err != nil {
+		return err
+	}
+	j, recovered, err := journal.Open(e.config.journalDir, journal.Options{Database: database, Sync: e.config.journalSync})
 	if err != nil {
 		return fmt.Errorf("open journal: %w", err)
 	}
@@ -182,17 +186,9 @@ func (e *engine) recover(ctx context.Context, store billing.Store, j *journal.Jo
 	for _, torn := range r.Torn {
 		e.log.Warn("journal segment has damage", zap.String("detail", torn))
 	}
-	const batch = 256
-	for rest := r.Settlements; len(rest) > 0; {
-		n := min(len(rest), batch)
-		conflicts, err := store.Post(ctx, j.Node(), rest[:n])
-		if err != nil {
-			return fmt.Errorf("post recovered settlements: %w", err)
-		}
-		if len(conflicts) > 0 {
-			e.PostConflict(conflicts)
-		}
-		rest = rest[n:]
+	recovery := billing.Recovery{Store: store, Journal: j, Node: j.Node(), Observer: e}
+	if err := recovery.Post(ctx, r.Settlements); err != nil {
+		return err
 	}
 	if len(r.Settlements) > 0 {
 		e.log.Info("recovered the journal", zap.Int("settlements", len(r.Settlements)))
@@ -316,7 +312,15 @@ func (e *engine) PostFailed(err error) {
 
 // PostConflict implements billing.PostObserver.
 func (e *engine) PostConflict(ids []string) {
+	conflictsTotal.Add(float64(len(ids)))
 	e.log.Error("the store has other content for these requests; it keeps what it has", zap.Strings("request_ids", ids))
+}
+
+// PostRejected implements billing.PostObserver.
+func (e *engine) PostRejected(s *billing.Settlement, reason error, file string) {
+	rejectedTotal.Inc()
+	e.log.Error("the store cannot book a settlement; it is set aside and not charged",
+		zap.String("request_id", s.RequestID), zap.String("file", file), zap.Error(reason))
 }
 
 // Interface guards

@@ -40,11 +40,49 @@ var (
 		Name: "caddy_llm_gateway_usage_mismatches_total",
 		Help: "Responses whose token counts do not add up to the provider's own total.",
 	}, []string{"provider"})
+	conflictsTotal = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "caddy_llm_gateway_settlement_conflicts_total",
+		Help: "Settlements that the store already has with other content. It keeps what it has.",
+	})
+	rejectedTotal = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "caddy_llm_gateway_settlements_rejected_total",
+		Help: "Settlements that the store cannot book, set aside in the journal's rejected.jsonl.",
+	})
+	unposted = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "caddy_llm_gateway_unposted_settlements",
+		Help: "Settlements that are in the journal and not in the store yet.",
+	}, func() float64 {
+		settlements, _ := lag()
+		return float64(settlements)
+	})
+	unpostedOldest = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "caddy_llm_gateway_unposted_oldest_seconds",
+		Help: "How long the oldest of these has waited.",
+	}, func() float64 {
+		_, oldest := lag()
+		return oldest.Seconds()
+	})
 )
+
+// lag is how far the stores of all open engines are behind.
+func lag() (settlements int, oldest time.Duration) {
+	engines.Range(func(_, value any) bool {
+		e := value.(*engine)
+		select {
+		case <-e.opened:
+			n, waited := e.poster.Lag()
+			settlements, oldest = settlements+n, max(oldest, waited)
+		default:
+		}
+		return true
+	})
+	return settlements, oldest
+}
 
 func registerMetrics(registry *prometheus.Registry) error {
 	for _, c := range []prometheus.Collector{
 		requestsTotal, requestSeconds, tokensTotal, costTotal, settlementsTotal, mismatchesTotal,
+		conflictsTotal, rejectedTotal, unposted, unpostedOldest,
 	} {
 		if err := registry.Register(c); err != nil {
 			if _, again := errors.AsType[prometheus.AlreadyRegisteredError](err); !again {

@@ -1,7 +1,6 @@
 package caddymodule
 
 import (
-	"crypto/rand"
 	"errors"
 	"os"
 	"time"
@@ -19,7 +18,7 @@ func newNode(j *journal.Journal) billing.Node {
 	host, _ := os.Hostname() // only for people to read
 	version, _ := caddy.Version()
 	return billing.Node{
-		ID: j.Node(), Incarnation: rand.Text(), Host: host, Version: version, StartedAt: time.Now(),
+		ID: j.Node(), Incarnation: j.Incarnation(), Host: host, Version: version, StartedAt: time.Now(),
 	}
 }
 
@@ -28,7 +27,7 @@ func (e *engine) status() billing.Node {
 	n := e.node
 	n.LeaseTTL = time.Duration(e.leaseTTL.Load())
 	if e.poster != nil {
-		n.Unposted = e.poster.Pending()
+		n.Unposted, n.Lag = e.poster.Lag()
 	}
 	return n
 }

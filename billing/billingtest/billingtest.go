@@ -43,6 +43,7 @@ func Run(t *testing.T, open func(t *testing.T) billing.Store) {
 		{"Append", testAppend},
 		{"Reports", testReports},
 		{"Restart", testRestart},
+		{"Identity", testIdentity},
 		{"Context", testContext},
 		{"Concurrency", testConcurrency},
 		{"Model", testModel},

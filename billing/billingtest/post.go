@@ -1,6 +1,8 @@
 package billingtest
 
 import (
+	"context"
+	"errors"
 	"math"
 	"math/rand/v2"
 	"reflect"
@@ -25,6 +27,9 @@ func testPost(t *testing.T, open Open) {
 		"unknown organizations and keys are booked":       postsUnknown,
 		"bytes that are no text do not block a batch":     postsAnyBytes,
 		"a batch that cannot be booked is refused whole":  refusesBatches,
+		"sums that overflow are refused":                  refusesOverflow,
+		"what may pass is no fault of a settlement":       errorsThatPass,
+		"a poster gets past what cannot be booked":        postsAround,
 		"times decide the period":                         booksPeriods,
 	})
 }
@@ -244,16 +249,45 @@ func refusesBatches(t *testing.T, s billing.Store) {
 		"no organization":      change(func(s *billing.Settlement) { s.OrganizationID = "" }),
 		"absurd time":          change(func(s *billing.Settlement) { s.At = time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC) }),
 		"absurd cost":          change(func(s *billing.Settlement) { s.Cost = math.MaxInt64 }),
+		"absurd usage":         change(func(s *billing.Settlement) { s.Usage.CacheRead = math.MaxInt64 }),
 	} {
 		_, err := s.Post(t.Context(), node, []billing.Settlement{settlement(1, usd), bad})
-		if err == nil || strings.Contains(err.Error(), "\n") {
-			t.Errorf("%s: error is %v, want one line", name, err)
+		if !errors.Is(err, billing.ErrInvalid) || strings.Contains(err.Error(), "\n") || !strings.Contains(err.Error(), bad.RequestID) {
+			t.Errorf("%s: error is %v, want %v in one line with the id", name, err, billing.ErrInvalid)
 		}
 	}
 	_, err := s.Request(t.Context(), org, requestID(1))
 	equal(t, "error for the good one", err, billing.ErrNotFound)
 	equal(t, "balance", balanceOf(t, s, org), -usd)
 	balanced(t, s)
+}
+
+// refusesOverflow fills the books up to what an integer holds. Some sums are
+// the store's own: that they overflow is known by what its database says.
+func refusesOverflow(t *testing.T, s billing.Store) {
+	buy(t, s, 10*usd)
+	huge := settlement(1, math.MaxInt64)
+	huge.MarketCost = 0
+	post(t, s, node, huge)
+	_, err := s.Post(t.Context(), node, []billing.Settlement{settlement(2, usd)})
+	if !errors.Is(err, billing.ErrInvalid) || strings.Contains(err.Error(), "\n") {
+		t.Errorf("settled sums that overflow: error is %v, want %v in one line", err, billing.ErrInvalid)
+	}
+	post(t, s, node, settlement(3, 0))
+	equal(t, "balance", balanceOf(t, s, org), 10*usd-math.MaxInt64)
+}
+
+// errorsThatPass are none of a settlement's: they must not be taken for one.
+func errorsThatPass(t *testing.T, s billing.Store) {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Post(ended, node, []billing.Settlement{settlement(1, usd)}); err == nil || errors.Is(err, billing.ErrInvalid) {
+		t.Errorf("error of a post without time is %v", err)
+	}
+	check(t, s.Close())
+	if _, err := s.Post(t.Context(), node, []billing.Settlement{settlement(1, usd)}); err == nil || errors.Is(err, billing.ErrInvalid) {
+		t.Errorf("error of a closed store is %v", err)
+	}
 }
 
 func booksPeriods(t *testing.T, s billing.Store) {

@@ -114,8 +114,9 @@ func TestDamageLosesOnlyWhatItHit(t *testing.T) {
 		"zeros in place of a record":   {ends[0], ends[1], 0, []string{"0", "2", "3"}, []gap{{offset: ends[0], size: ends[1] - ends[0]}}},
 		"noise across two records":     {ends[0] + 3, ends[1] + 3, 0xff, []string{"0", "3"}, []gap{{offset: ends[0], size: ends[2] - ends[0]}}},
 		"no header":                    {0, len(header), 0, []string{"0", "1", "2", "3"}, []gap{{offset: 0, size: len(header)}}},
-		"noise from a record on":       {ends[2] + 1, ends[3], 0xff, []string{"0", "1", "2"}, []gap{{offset: ends[2], size: ends[3] - ends[2], tail: true}}},
-		"nothing but noise":            {0, ends[3], 0xff, nil, []gap{{offset: 0, size: ends[3], tail: true}}},
+		"noise from a record on":       {ends[2] + 1, ends[3], 0xff, []string{"0", "1", "2"}, []gap{{offset: ends[2], size: ends[3] - ends[2]}}},
+		"nothing but noise":            {0, ends[3], 0xff, nil, []gap{{offset: 0, size: ends[3]}}},
+		"zeros from within a record":   {ends[2] + 20, ends[3], 0, []string{"0", "1", "2"}, []gap{{offset: ends[2], size: 20, tail: true}}},
 		"nothing but what is reserved": {0, ends[3], 0, nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -5,19 +5,35 @@
 //
 // A journal is a directory of numbered segment files. Each record is a
 // settlement: the one to post if nothing more becomes known about its
-// request. A begin record holds an estimate, a settle record the outcome. The
-// last record of a request wins.
+// request. A begin record holds an estimate, a progress record a better one, a
+// settle record the outcome. Of a request's records the outcome wins, else the
+// last one that is whole.
+//
+// # Damage
+//
+// What is read back is what was appended, record by record, or nothing: each
+// record has a checksum, and none is put together from parts. So no damage
+// makes a debit that was not written here. What damage can do is this:
+//
+//   - A request's outcome is lost and its estimate is not: the estimate is
+//     posted, marked as recovered. It is what the request would have cost at
+//     least, as far as was known before.
+//   - All records of a request are lost: it is not debited. The segment is kept
+//     under another name, for a human to look at.
+//   - Records come back that were posted before, as from a segment whose removal
+//     was undone, or one that was copied or renamed: the store knows their
+//     requests and leaves them alone. It keeps an outcome that it has when a
+//     recovered estimate comes back. Outcomes win over estimates here too,
+//     wherever they are found, so the order of segments decides nothing.
+//
+// The reader reports what it did not understand and goes on behind it.
 package journal
 
 import (
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -47,7 +63,6 @@ const (
 	syncEvery          = 50 * time.Millisecond
 	segmentSuffix      = ".journal"
 	damagedSuffix      = ".damaged"
-	nodeFile           = "node"
 )
 
 var (
@@ -55,12 +70,18 @@ var (
 	ErrInUse = errors.New("journal directory is in use by another process")
 	// ErrNewer: a segment was written by a newer version.
 	ErrNewer = errors.New("journal was written by a newer version of the gateway")
+	// ErrOtherDatabase: it holds settlements of another database.
+	ErrOtherDatabase = errors.New("journal belongs to another database")
 	// ErrClosed: the journal has been closed.
 	ErrClosed = errors.New("journal is closed")
 )
 
 // Options configure a journal. The zero value is the default.
 type Options struct {
+	// Database is the identity of the store that the settlements are posted
+	// to. A journal that holds settlements of another one is not opened. If it
+	// is empty, nothing is checked.
+	Database    string
 	Sync        Sync
 	SegmentSize int64
 
@@ -77,7 +98,7 @@ type disk struct {
 type Journal struct {
 	dir       string
 	options   Options
-	node      string
+	identity  identity
 	lock      *os.File
 	directory *os.File // dir itself, to sync the names in it
 
@@ -89,6 +110,7 @@ type Journal struct {
 	full     error     // why the last attempt at a new segment failed
 	retryAt  time.Time // when to try again
 	failed   error     // why a sync failed
+	aside    aside
 	scratch  []byte
 	closed   bool
 
@@ -125,7 +147,7 @@ func Open(dir string, options Options) (*Journal, *Recovered, error) {
 		options.disk.sync = (*os.File).Sync
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, nil, fmt.Errorf("create journal directory: %w", err)
+		return nil, nil, fmt.Errorf("create journal directory %s: %w", dir, err)
 	}
 	lock, err := lockDirectory(dir)
 	if err != nil {
@@ -148,15 +170,15 @@ func Open(dir string, options Options) (*Journal, *Recovered, error) {
 }
 
 func (j *Journal) load() (*Recovered, error) {
-	if err := j.loadNode(); err != nil {
-		return nil, err
-	}
 	ids, next, err := segmentIDs(j.dir)
 	if err != nil {
 		return nil, err
 	}
 	recovered, err := replay(j.dir, ids)
 	if err != nil {
+		return nil, err
+	}
+	if err := j.identify(len(recovered.Settlements)); err != nil {
 		return nil, err
 	}
 	for _, id := range ids { // pending until Forget
@@ -170,31 +192,6 @@ func (j *Journal) load() (*Recovered, error) {
 		return nil, err
 	}
 	return recovered, nil
-}
-
-// Node is this journal's identity: it stays the same for as long as the
-// directory does, so that a restarted node finds its own leases again.
-func (j *Journal) Node() string { return j.node }
-
-func (j *Journal) loadNode() error {
-	path := filepath.Join(j.dir, nodeFile)
-	b, err := os.ReadFile(path)
-	if err == nil {
-		if j.node = strings.TrimSpace(string(b)); j.node == "" {
-			return fmt.Errorf("read node id: %s is empty; delete it to get a new one", path)
-		}
-		return nil
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("read node id: %w", err)
-	}
-	var id [8]byte
-	rand.Read(id[:])
-	j.node = "node_" + hex.EncodeToString(id[:])
-	if err := writeFileSynced(path, []byte(j.node+"\n")); err != nil {
-		return fmt.Errorf("write node id: %w", err)
-	}
-	return nil
 }
 
 // Append writes a record and returns the segment that holds it. The caller

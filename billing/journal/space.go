@@ -49,7 +49,7 @@ func (j *Journal) rotate() error {
 	if now.Before(j.retryAt) {
 		return j.full
 	}
-	next, err := createSegment(j.path(j.next), j.next, j.options)
+	next, err := j.createSegment()
 	if err != nil {
 		j.full, j.retryAt = err, now.Add(retryFull)
 		return err
@@ -59,6 +59,15 @@ func (j *Journal) rotate() error {
 	j.active = next
 	j.unnamed = true
 	return nil
+}
+
+// createSegment makes the next segment. No record may come before the note of
+// the database that it belongs to.
+func (j *Journal) createSegment() (*segment, error) {
+	if err := j.noteDatabase(); err != nil {
+		return nil, err
+	}
+	return createSegment(j.path(j.next), j.next, j.options)
 }
 
 // reuse empties the only segment, all of which is posted. The caller holds mu.

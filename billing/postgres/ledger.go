@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
@@ -101,9 +102,27 @@ func (s *Store) Post(ctx context.Context, node string, batch []billing.Settlemen
 		return post(ctx, tx, node, fresh, accounts)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("post: %w", err)
+		return nil, fmt.Errorf("post: %w", blame(rows, err))
 	}
 	return conflicts, nil
+}
+
+// blame says that a settlement cannot be booked where the error is about its
+// values, and no other: a transaction repeated with the same values fails again.
+// The list is short. Whatever else it is, such as a full disk, a server that
+// only reads, or a constraint that another version has added, may pass.
+func blame(rows []books.Row, err error) error {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok {
+		return err
+	}
+	switch e.Code {
+	case "22003", // numeric_value_out_of_range: a sum overflows
+		"22021", "22P05", // character_not_in_repertoire, untranslatable_character: the database is not in UTF-8
+		"54000": // program_limit_exceeded: a text is too long for an index
+		return books.Blame(rows, err)
+	}
+	return err
 }
 
 // insertRequestRows locks the accounts of the rows, inserts those that are not

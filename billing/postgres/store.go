@@ -29,6 +29,7 @@ const migrationLock = 0x6c6c6d67617465 // "llmgate"
 const (
 	lockMigrations   = `SELECT pg_advisory_lock($1)`
 	unlockMigrations = `SELECT pg_advisory_unlock($1)`
+	selectIdentity   = `SELECT database FROM identity`
 )
 
 // Store is a billing.Store in a PostgreSQL database.
@@ -118,6 +119,15 @@ func (s *Store) Ping(ctx context.Context) error {
 		return fmt.Errorf("ping store: %w", oneLine{err})
 	}
 	return nil
+}
+
+// Identity implements billing.Store.
+func (s *Store) Identity(ctx context.Context) (string, error) {
+	var id string
+	if err := s.pool.QueryRow(ctx, selectIdentity).Scan(&id); err != nil {
+		return "", fmt.Errorf("read identity of the database: %w", oneLine{err})
+	}
+	return id, nil
 }
 
 // Close closes all connections.

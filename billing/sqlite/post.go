@@ -3,7 +3,11 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
+
+	"modernc.org/sqlite"
+	codes "modernc.org/sqlite/lib"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
@@ -80,9 +84,25 @@ func (s *Store) Post(ctx context.Context, node string, batch []billing.Settlemen
 		return s.post(ctx, tx, node, fresh)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("post: %w", err)
+		return nil, fmt.Errorf("post: %w", blame(rows, err))
 	}
 	return conflicts, nil
+}
+
+// blame says that a settlement cannot be booked where the error is about its
+// values, and no other: a transaction repeated with the same values fails again.
+// Whatever else it is, such as a full disk or a file that is locked, may pass.
+func blame(rows []books.Row, err error) error {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	if !ok {
+		return err
+	}
+	switch e.Code() {
+	case codes.SQLITE_CONSTRAINT_DATATYPE, // a sum overflows, and is no integer any more
+		codes.SQLITE_TOOBIG:
+		return books.Blame(rows, err)
+	}
+	return err
 }
 
 // sift returns the rows that are not among the known, and the ids of the known

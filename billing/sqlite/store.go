@@ -23,6 +23,8 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
+const selectIdentity = `SELECT database FROM identity`
+
 // readers is how many queries may run at once, beside the one writer.
 const readers = 4
 
@@ -158,6 +160,15 @@ func (s *Store) Ping(ctx context.Context) error {
 		return fmt.Errorf("ping store: %w", err)
 	}
 	return nil
+}
+
+// Identity implements billing.Store.
+func (s *Store) Identity(ctx context.Context) (string, error) {
+	var id string
+	if err := s.reader.QueryRowContext(ctx, selectIdentity).Scan(&id); err != nil {
+		return "", fmt.Errorf("read identity of the database: %w", err)
+	}
+	return id, nil
 }
 
 // Close closes the file.

@@ -2,7 +2,6 @@ package books
 
 import (
 	"cmp"
-	"fmt"
 	"slices"
 	"time"
 
@@ -87,7 +86,7 @@ func (p Posting) Debits(accounts map[string]Account) ([]Line, error) {
 		}
 		a, err := accounts[r.OrganizationID].add(-r.Cost)
 		if err != nil {
-			return nil, fmt.Errorf("settlement %q: %w", r.RequestID, err)
+			return nil, Invalid(r.RequestID, err)
 		}
 		accounts[r.OrganizationID] = a
 		lines = append(lines, Line{

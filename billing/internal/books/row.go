@@ -27,8 +27,8 @@ type Row struct {
 	Hash []byte
 }
 
-// NewRows returns the settlements of a batch as rows. It refuses the batch if
-// one of them cannot be booked at all.
+// NewRows returns the settlements of a batch as rows. It refuses the batch with
+// billing.ErrInvalid if one of them cannot be booked at all.
 func NewRows(batch []billing.Settlement) ([]Row, error) {
 	rows := make([]Row, len(batch))
 	hashes := make([]byte, 0, len(batch)*sha256.Size)
@@ -39,10 +39,10 @@ func NewRows(batch []billing.Settlement) ([]Row, error) {
 	for i := range batch {
 		s := &batch[i]
 		if err := check(s); err != nil {
-			return nil, fmt.Errorf("settlement %q: %w", s.RequestID, err)
+			return nil, Invalid(s.RequestID, err)
 		}
 		if overflows(cost, s.Cost) || overflows(marketCost, s.MarketCost) {
-			return nil, fmt.Errorf("settlement %q: costs of the batch overflow", s.RequestID)
+			return nil, Invalid(s.RequestID, errors.New("costs of the batch overflow"))
 		}
 		cost, marketCost = cost+s.Cost, marketCost+s.MarketCost
 		s = canonical(s)
@@ -83,6 +83,24 @@ func Split(rows []Row, inserted map[ID]bool) (fresh, known []Row) {
 	return fresh, known
 }
 
+// Invalid says that a settlement cannot be booked, and why.
+func Invalid(requestID string, reason error) error {
+	return fmt.Errorf("%w: request %q: %w", billing.ErrInvalid, requestID, reason)
+}
+
+// Blame says so of a batch, after what the database has said of it. Which of its
+// settlements it is may not be known.
+func Blame(rows []Row, reason error) error {
+	if len(rows) == 1 {
+		return Invalid(rows[0].RequestID, reason)
+	}
+	return fmt.Errorf("%w: one of %d: %w", billing.ErrInvalid, len(rows), reason)
+}
+
+// maxTokens bounds each count, so that no sum over a batch overflows. No model
+// has a context within many orders of magnitude.
+const maxTokens = 1 << 48
+
 func check(s *billing.Settlement) error {
 	switch {
 	case s.RequestID == "":
@@ -95,6 +113,15 @@ func check(s *billing.Settlement) error {
 		return fmt.Errorf("negative cost %d", s.Cost)
 	case s.MarketCost < 0:
 		return fmt.Errorf("negative market cost %d", s.MarketCost)
+	}
+	u := &s.Usage
+	for _, n := range [...]int64{
+		u.Input, u.InputAudio, u.InputImage, u.CacheRead, u.CacheReadAudio, u.CacheWrite, u.CacheWriteLong,
+		u.Output, u.OutputAudio, u.OutputImage, u.WebSearches, u.Reasoning,
+	} {
+		if n > maxTokens || n < -maxTokens {
+			return fmt.Errorf("usage of %d tokens", n)
+		}
 	}
 	return nil
 }
