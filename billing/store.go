@@ -94,10 +94,10 @@ type Reports interface {
 	// KeySpend returns what each of the keys has spent in its current period
 	// at the given time, by key id; all time for keys without a limit.
 	KeySpend(ctx context.Context, org string, keys []Key, now time.Time) (map[string]Money, error)
-	// Imbalance returns the sum of absolute differences between what must be
-	// equal: balances and entries, debits and rows, rollups and rows,
-	// allowances and rows, leased sums and leases. It is 0 in sound books.
-	Imbalance(ctx context.Context) (Money, error)
+	// Verify proves, as of one moment, that the books balance, and says where
+	// they do not. It blocks no one. What it finds sound it remembers, so that
+	// incremental verifications go on from there.
+	Verify(ctx context.Context, o VerifyOptions) (Verification, error)
 }
 
 // Page is a cursor into a list that is ordered newest first.

@@ -48,6 +48,7 @@ type engine struct {
 	authorizer *billing.Authorizer
 	keys       *keyCache
 	rates      *rateWindows
+	verifier   *verifier
 
 	opening sync.Mutex
 	opened  chan struct{} // closed when all of the above is set
@@ -94,6 +95,7 @@ func loadEngine(config engineConfig) (*engine, error) {
 			opened:     make(chan struct{}),
 			idle:       make(chan struct{}, 1),
 			rates:      newRateWindows(),
+			verifier:   newVerifier(),
 		}, nil
 	})
 	if err != nil {
@@ -158,6 +160,7 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	e.stop = stop
 	e.tasks.Go(func() { e.watchKeys(background) })
 	e.tasks.Go(func() { e.sweepLeases(background) })
+	e.tasks.Go(func() { e.watchBooks(background) })
 	close(e.opened)
 	return nil
 }

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	_ "embed"
 	"errors"
 	"fmt"
 	"time"
@@ -71,9 +70,6 @@ SELECT settled FROM allowances
 WHERE organization_id = ?1 AND key_id = ?2 AND kind = ?3 AND period = ?4 AND period_start = ?5`
 )
 
-//go:embed imbalance.sql
-var selectImbalance string
-
 // Requests implements billing.Reports.
 func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page billing.Page) ([]billing.Settlement, error) {
 	span := books.SpanOf(f)
@@ -132,15 +128,6 @@ func (s *Store) KeySpend(ctx context.Context, org string, keys []billing.Key, no
 		spend[k.ID] = settled
 	}
 	return spend, nil
-}
-
-// Imbalance implements billing.Reports. It reads all books.
-func (s *Store) Imbalance(ctx context.Context) (billing.Money, error) {
-	var m billing.Money
-	if err := s.reader.QueryRowContext(ctx, selectImbalance).Scan(&m); err != nil {
-		return 0, fmt.Errorf("sum up imbalance: %w", err)
-	}
-	return m, nil
 }
 
 func requestArgs(a *arguments, r *books.Row) {

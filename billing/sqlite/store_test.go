@@ -63,7 +63,7 @@ func TestOpenRefusesANewerSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = sqlite.Open(t.Context(), pathOf(t))
-	want := "database schema is version 700, this binary knows 2: run a newer gateway"
+	want := "database schema is version 700, this binary knows 5: run a newer gateway"
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("error is %v, want %q", err, want)
 	}
@@ -133,4 +133,13 @@ func BenchmarkPost(b *testing.B) {
 	}
 	defer s.Close()
 	billingtest.Benchmark(b, s)
+}
+
+func BenchmarkVerify(b *testing.B) {
+	s, err := sqlite.Open(b.Context(), pathOf(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	billingtest.BenchmarkVerify(b, s)
 }
