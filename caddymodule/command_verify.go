@@ -69,7 +69,12 @@ not be found out.`,
   caddy llm-gateway ledger verify --sqlite /var/lib/caddy/gateway.db
   caddy llm-gateway ledger verify --postgres 'postgres://auditor@db/gateway'
   caddy llm-gateway ledger verify --address http://localhost:8080 --mode incremental`,
-		Args: cobra.NoArgs,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if err := cobra.NoArgs(cmd, args); err != nil {
+				return notVerified(cmd, err)
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 			defer stop()
@@ -78,6 +83,7 @@ not be found out.`,
 			})(cmd, args)
 		},
 	}
+	cmd.SetFlagErrorFunc(notVerified)
 	flags := cmd.Flags()
 	flags.StringVarP(&l.config, "config", "c", "", "configuration whose store to verify; ./Caddyfile if no other flag names one")
 	flags.StringVarP(&l.adapter, "adapter", "a", "", "config adapter, if the configuration is not a Caddyfile")
@@ -86,8 +92,13 @@ not be found out.`,
 	flags.StringVar(&l.address, "address", "", "URL of a running gateway")
 	flags.StringVar(&l.mode, "mode", string(billing.Full), "full, or incremental: what is new since the gateway verified last")
 	flags.IntVar(&l.examples, "examples", billing.DefaultExamples, "how many differences of each check to show")
-	cmd.MarkFlagsMutuallyExclusive("config", "sqlite", "postgres", "address")
 	return cmd
+}
+
+// notVerified ends the command with its own exit code: Caddy's for a wrong
+// flag is the one for books that do not balance.
+func notVerified(cmd *cobra.Command, err error) error {
+	return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return exitNotVerified, err })(cmd, nil)
 }
 
 func (l *ledgerVerify) run(ctx context.Context, out io.Writer) (int, error) {
@@ -110,6 +121,8 @@ func (l *ledgerVerify) verify(ctx context.Context) (billing.Verification, error)
 		return billing.Verification{}, fmt.Errorf("unknown --mode %q: use full or incremental", l.mode)
 	}
 	switch {
+	case l.named() > 1:
+		return billing.Verification{}, errors.New("name one of --config, --sqlite, --postgres and --address")
 	case l.examples < 1:
 		return billing.Verification{}, errors.New("--examples must be at least 1")
 	case l.address != "":
@@ -127,6 +140,17 @@ func (l *ledgerVerify) verify(ctx context.Context) (billing.Verification, error)
 		return postgres.Verify(ctx, storage.DSN, o)
 	}
 	return sqlite.Verify(ctx, storage.DSN, o)
+}
+
+// named is how many books the flags name.
+func (l *ledgerVerify) named() int {
+	n := 0
+	for _, flag := range []string{l.config, l.sqlite, l.postgres, l.address} {
+		if flag != "" {
+			n++
+		}
+	}
+	return n
 }
 
 // storage returns the store of the configuration, which is read and not run.

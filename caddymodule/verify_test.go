@@ -5,12 +5,14 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -116,6 +118,50 @@ func TestImbalanceIsShownAndLoggedOnce(t *testing.T) {
 	imbalanceNanos.Set(0)
 }
 
+// verifiedStore counts verifications, the first of which fails.
+type verifiedStore struct {
+	billing.Store
+	incremental int
+}
+
+func (s *verifiedStore) Verify(_ context.Context, o billing.VerifyOptions) (billing.Verification, error) {
+	if o.Mode == billing.Incremental {
+		s.incremental++
+	}
+	if s.incremental == 1 {
+		return billing.Verification{}, errors.New("store is away")
+	}
+	return billing.Verification{Mode: o.Mode, At: time.Now()}, nil
+}
+
+func TestBooksAreVerifiedEveryMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		store := new(verifiedStore)
+		logged, logs := observer.New(zap.WarnLevel)
+		e := &engine{store: store, verifier: newVerifier(), log: zap.New(logged)}
+		ctx, stop := context.WithCancel(t.Context())
+		e.tasks.Go(func() { e.watchBooks(ctx) })
+		for _, step := range []struct {
+			wait time.Duration
+			want int
+		}{{4 * time.Second, 0}, {2 * time.Second, 1}, {time.Minute, 2}, {time.Minute, 3}} {
+			time.Sleep(step.wait)
+			synctest.Wait()
+			if store.incremental != step.want {
+				t.Errorf("%d verifications after another %s, want %d", store.incremental, step.wait, step.want)
+			}
+		}
+		if logs.FilterMessage("cannot verify the books").Len() != 1 || logs.Len() != 1 {
+			t.Errorf("logged %+v", logs.All())
+		}
+		stop()
+		e.tasks.Wait()
+		if store.incremental != 3 {
+			t.Error("the books are verified while the gateway stops")
+		}
+	})
+}
+
 func TestVerificationsWaitForEachOther(t *testing.T) {
 	t.Parallel()
 	e := &engine{verifier: newVerifier()}
@@ -154,6 +200,7 @@ func TestLedgerVerifyCommand(t *testing.T) {
 	run(2, "no such file", "--sqlite", path+".missing")
 	run(2, "cannot parse", "--postgres", "postgres://a:b@c:d")
 	run(2, "has no llm_gateway", "--config", other, "--adapter", "caddyfile")
+	run(2, "name one of", "--sqlite", path, "--address", "127.0.0.1:1")
 	run(2, "unknown --mode", "--sqlite", path, "--mode", "half")
 	run(2, "at least 1", "--sqlite", path, "--examples", "0")
 	run(2, "connection refused", "--address", "127.0.0.1:1")
@@ -163,6 +210,19 @@ func TestLedgerVerifyCommand(t *testing.T) {
 	run(1, "balance is 12", "--sqlite", path)
 	tamper(t, path, "DELETE FROM goose_db_version WHERE version_id > 2")
 	run(2, "database schema is version 2", "--sqlite", path)
+}
+
+// Caddy ends with an exitError's code, and otherwise with 1.
+func TestWrongFlagsAreNoImbalance(t *testing.T) {
+	for _, args := range [][]string{{"--nonsense"}, {"stray"}, {"--mode", "half"}} {
+		cmd := new(ledgerVerify).command()
+		cmd.SetArgs(args)
+		cmd.SilenceUsage = true
+		err := cmd.ExecuteContext(t.Context())
+		if err == nil || fmt.Sprintf("%T", err) != "*caddycmd.exitError" {
+			t.Errorf("%q: error is %T %[2]v", args, err)
+		}
+	}
 }
 
 func TestLedgerVerifyCommandAsksAGateway(t *testing.T) {

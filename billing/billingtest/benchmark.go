@@ -57,7 +57,7 @@ func Benchmark(b *testing.B, s billing.Store) {
 const verifiedRows = 200_000
 
 // BenchmarkVerify measures verifications of 200,000 requests of ten keys in
-// thirty days: all of it, what is new after another thousand, and how long a
+// a year: all of it, what is new after another thousand, and how long a
 // settlement waits to be posted while a full verification runs.
 func BenchmarkVerify(b *testing.B, s billing.Store) {
 	const size = 1000
@@ -75,7 +75,7 @@ func BenchmarkVerify(b *testing.B, s billing.Store) {
 		}
 	}
 	for range verifiedRows / size {
-		more(size, 30*24*time.Hour/verifiedRows)
+		more(size, 365*24*time.Hour/verifiedRows)
 	}
 	verify := func(b *testing.B, mode billing.VerifyMode) {
 		v, err := s.Verify(b.Context(), billing.VerifyOptions{Mode: mode})

@@ -19,7 +19,10 @@ const rememberedHours = 500
 // Verify implements billing.Reports. It reads on a connection of its own, from
 // one snapshot: the write-ahead log grows while it does, but no one waits.
 func (s *Store) Verify(ctx context.Context, o billing.VerifyOptions) (v billing.Verification, err error) {
-	db, err := sql.Open("sqlite", dsn(s.path, "_pragma", "query_only(1)"))
+	if err := s.checkFile(); err != nil {
+		return billing.Verification{}, fmt.Errorf("verify: %w", err)
+	}
+	db, err := sql.Open("sqlite", readOnlyDSN(s.path))
 	if err != nil {
 		return billing.Verification{}, fmt.Errorf("verify: %w", err)
 	}

@@ -243,23 +243,41 @@ func scanRequest(row scanner) (*Request, error) {
 		r       = new(Request)
 		u       = &r.Usage
 		changes string
-		err     error
+		flags   [3]flagColumn
 	)
 	if err := row.Scan(
 		&r.RequestID, &r.OrganizationID, &r.KeyID, &r.KeyName, timeColumn{&r.At}, &r.Provider, &r.Model, &r.Endpoint,
 		&u.Input, &u.InputAudio, &u.InputImage, &u.CacheRead, &u.CacheReadAudio,
 		&u.CacheWrite, &u.CacheWriteLong, &u.Output, &u.OutputAudio, &u.OutputImage,
-		&u.WebSearches, &u.Reasoning, &r.UsageSource, &r.UsageMismatch, &r.ServiceTier, &r.Cost, &r.MarketCost,
-		&r.PriceRuleID, &r.Latency, &r.TTFB, &r.Status, &r.Error, &r.ClientIP, &r.UserAgent, &r.Streaming, &r.Attempts,
-		&changes, &r.Recovered, &r.Hash,
+		&u.WebSearches, &u.Reasoning, &r.UsageSource, &flags[0], &r.ServiceTier, &r.Cost, &r.MarketCost,
+		&r.PriceRuleID, &r.Latency, &r.TTFB, &r.Status, &r.Error, &r.ClientIP, &r.UserAgent, &flags[1], &r.Attempts,
+		&changes, &flags[2], &r.Hash,
 	); err != nil {
 		return r, err
 	}
-	if r.Changes, err = books.DecodeList(changes); err != nil {
+	r.UsageMismatch, r.Streaming, r.Recovered = flags[0].is, flags[1].is, flags[2].is
+	var err error
+	r.Changes, err = books.DecodeList(changes)
+	if err != nil || flags[0].odd || flags[1].odd || flags[2].odd {
 		// No store writes such a thing: let its hash be another.
-		r.Changes = []string{changes}
+		r.Changes = []string{"odd: " + changes}
 	}
 	return r, nil
+}
+
+// flagColumn scans a flag, which may be any number in SQLite.
+type flagColumn struct{ is, odd bool }
+
+func (c *flagColumn) Scan(v any) error {
+	switch v := v.(type) {
+	case bool:
+		c.is = v
+	case int64:
+		c.is, c.odd = v == 1, v != 0 && v != 1
+	default:
+		return fmt.Errorf("%T is not a flag", v)
+	}
+	return nil
 }
 
 // timeColumn scans a time in UTC.
