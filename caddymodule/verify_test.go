@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -121,14 +122,14 @@ func TestImbalanceIsShownAndLoggedOnce(t *testing.T) {
 // verifiedStore counts verifications, the first of which fails.
 type verifiedStore struct {
 	billing.Store
-	incremental int
+	incremental atomic.Int32
 }
 
 func (s *verifiedStore) Verify(_ context.Context, o billing.VerifyOptions) (billing.Verification, error) {
-	if o.Mode == billing.Incremental {
-		s.incremental++
+	if o.Mode != billing.Incremental {
+		return billing.Verification{}, errors.New("everything is read")
 	}
-	if s.incremental == 1 {
+	if s.incremental.Add(1) == 1 {
 		return billing.Verification{}, errors.New("store is away")
 	}
 	return billing.Verification{Mode: o.Mode, At: time.Now()}, nil
@@ -143,12 +144,12 @@ func TestBooksAreVerifiedEveryMinute(t *testing.T) {
 		e.tasks.Go(func() { e.watchBooks(ctx) })
 		for _, step := range []struct {
 			wait time.Duration
-			want int
+			want int32
 		}{{4 * time.Second, 0}, {2 * time.Second, 1}, {time.Minute, 2}, {time.Minute, 3}} {
 			time.Sleep(step.wait)
 			synctest.Wait()
-			if store.incremental != step.want {
-				t.Errorf("%d verifications after another %s, want %d", store.incremental, step.wait, step.want)
+			if n := store.incremental.Load(); n != step.want {
+				t.Errorf("%d verifications after another %s, want %d", n, step.wait, step.want)
 			}
 		}
 		if logs.FilterMessage("cannot verify the books").Len() != 1 || logs.Len() != 1 {
@@ -156,7 +157,7 @@ func TestBooksAreVerifiedEveryMinute(t *testing.T) {
 		}
 		stop()
 		e.tasks.Wait()
-		if store.incremental != 3 {
+		if store.incremental.Load() != 3 {
 			t.Error("the books are verified while the gateway stops")
 		}
 	})

@@ -138,7 +138,9 @@ SELECT date_trunc('hour', arrived_at, 'UTC') AS hour, key_id, provider, model,
 	count(*), sum(prompt_tokens)::bigint, sum(completion_tokens)::bigint, sum(cached_tokens)::bigint,
 	sum(reasoning_tokens)::bigint, sum(cost)::bigint, sum(market_cost)::bigint, max(request_id)
 FROM (
-	SELECT * FROM requests WHERE organization_id = $1 AND request_id > $2 ORDER BY request_id LIMIT $3
+	SELECT request_id, arrived_at, key_id, provider, model, prompt_tokens, completion_tokens, cached_tokens,
+		reasoning_tokens, cost, market_cost
+	FROM requests WHERE organization_id = $1 AND request_id > $2 ORDER BY request_id LIMIT $3
 ) AS page GROUP BY 1, 2, 3, 4`,
 
 	SumHour: `

@@ -130,7 +130,9 @@ SELECT arrived_at - ((arrived_at % 3600000000) + 3600000000) % 3600000000 AS hou
 	count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens),
 	sum(reasoning_tokens), sum(cost), sum(market_cost), max(request_id)
 FROM (
-	SELECT * FROM requests WHERE organization_id = ?1 AND request_id > ?2 ORDER BY request_id LIMIT ?3
+	SELECT request_id, arrived_at, key_id, provider, model, prompt_tokens, completion_tokens, cached_tokens,
+		reasoning_tokens, cost, market_cost
+	FROM requests WHERE organization_id = ?1 AND request_id > ?2 ORDER BY request_id LIMIT ?3
 ) GROUP BY 1, 2, 3, 4`,
 
 	SumHour: `
