@@ -249,7 +249,7 @@ func (a verifyAnswer) verification() billing.Verification {
 
 func printVerification(out io.Writer, v billing.Verification) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "CHECK\tIMBALANCE (NANOS)")
+	fmt.Fprintf(w, "CHECK\tIMBALANCE (NANOS)\n")
 	for _, c := range v.Checks {
 		fmt.Fprintf(w, "%s\t%d\n", c.Name, int64(c.Imbalance))
 	}

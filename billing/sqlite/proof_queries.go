@@ -104,7 +104,8 @@ WHERE organization_id = ?1 AND cost <> 0 AND (
 
 	ChangedHours: `
 WITH h AS (
-	SELECT hour, sum(requests) AS requests, sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens, sum(cached_tokens) AS cached_tokens,
+	SELECT hour, sum(requests) AS requests, sum(prompt_tokens) AS prompt_tokens,
+		sum(completion_tokens) AS completion_tokens, sum(cached_tokens) AS cached_tokens,
 		sum(reasoning_tokens) AS reasoning_tokens, sum(cost) AS cost, sum(market_cost) AS market_cost
 	FROM rollups_hourly WHERE organization_id = ?1 GROUP BY hour
 )

@@ -119,8 +119,8 @@ func (c *chain) follow(ctx context.Context) error {
 				c.other(l)
 			}
 		}
-		c.proof.entries += int64(len(lines))
-		c.proof.requests += int64(len(rows))
+		c.entries += int64(len(lines))
+		c.requests += int64(len(rows))
 		if len(lines) < pageSize {
 			return nil
 		}
@@ -146,7 +146,7 @@ func (c *chain) add(l *books.Line) {
 		s.number("balance", int64(c.remembered.Balance), int64(c.Balance))
 		s.number("credited", int64(c.remembered.Credited), int64(c.Credited))
 		s.number("debited", int64(c.remembered.Debited), int64(c.Debited))
-		s.hash("hash", c.remembered.Hash, c.Hash)
+		s.hash(c.remembered.Hash, c.Hash)
 	}
 }
 
@@ -161,17 +161,17 @@ func (c *chain) debit(l *books.Line, r *Request) {
 	}
 	s.number("amount", -int64(r.Cost), int64(l.Amount))
 	s.time("created_at", r.At, l.CreatedAt)
-	c.report.of(billing.CheckContent, c.org, entryName(l.Seq)).hash("hash", r.Hash, l.Hash)
+	c.report.of(billing.CheckContent, c.org, entryName(l.Seq)).hash(r.Hash, l.Hash)
 	c.content(r)
 }
 
 // other checks an entry that is not a usage debit.
 func (c *chain) other(l *books.Line) {
-	c.report.of(billing.CheckContent, c.org, entryName(l.Seq)).hash("hash", books.EntryHash(l.Entry), l.Hash)
+	c.report.of(billing.CheckContent, c.org, entryName(l.Seq)).hash(books.EntryHash(l.Entry), l.Hash)
 }
 
 // content compares a row's columns with its hash.
 func (p *proof) content(r *Request) {
 	p.report.of(billing.CheckContent, r.OrganizationID, requestName(r.RequestID)).
-		hash("hash", books.ContentHash(&r.Settlement), r.Hash)
+		hash(books.ContentHash(&r.Settlement), r.Hash)
 }

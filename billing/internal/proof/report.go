@@ -92,9 +92,9 @@ func (s subject) time(field string, expected, found time.Time) {
 	}
 }
 
-func (s subject) hash(field string, expected, found []byte) {
+func (s subject) hash(expected, found []byte) {
 	if string(expected) != string(found) {
-		s.add(1, field, shortHash(expected), shortHash(found))
+		s.add(1, "hash", shortHash(expected), shortHash(found))
 	}
 }
 
