@@ -20,6 +20,8 @@ import (
 // Gateway is what the management API needs of the running gateway.
 type Gateway interface {
 	Store() billing.Store
+	// Verify proves the books.
+	Verify(ctx context.Context, o billing.VerifyOptions) (billing.Verification, error)
 	// Flush returns when all that is settled so far is posted to the store.
 	Flush(ctx context.Context) error
 	// KeyChanged makes the next request on this node see a changed key.

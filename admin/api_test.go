@@ -30,6 +30,7 @@ const (
 // asked of the rest.
 type testGateway struct {
 	store     billing.Store
+	path      string // the store's file
 	token     string
 	packages  []billing.Package
 	purchaser billing.Purchaser
@@ -49,6 +50,10 @@ func (g *testGateway) Packages() []billing.Package     { return g.packages }
 func (g *testGateway) Purchaser() billing.Purchaser    { return g.purchaser }
 func (g *testGateway) AdminToken() string              { return g.token }
 func (g *testGateway) Logger() *slog.Logger            { return slog.New(slog.NewTextHandler(&g.log, nil)) }
+func (g *testGateway) Verify(ctx context.Context, o billing.VerifyOptions) (billing.Verification, error) {
+	return g.store.Verify(ctx, o)
+}
+
 func (g *testGateway) KeyChanged(k billing.Key) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -91,7 +96,8 @@ func (b *lockedBuffer) String() string {
 // and an empty ledger.
 func newGateway(t *testing.T) *testGateway {
 	t.Helper()
-	store, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "gateway.db"))
+	path := filepath.Join(t.TempDir(), "gateway.db")
+	store, err := sqlite.Open(t.Context(), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,6 +112,7 @@ func newGateway(t *testing.T) *testGateway {
 	}
 	return &testGateway{
 		store:     store,
+		path:      path,
 		token:     testToken,
 		packages:  []billing.Package{{ID: "starter", Price: 10e9, Credits: 10e9}, {ID: "team", Price: 90e9, Credits: 100e9}},
 		purchaser: billing.DevelopmentPurchaser{Ledger: store},

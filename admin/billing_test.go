@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"net/http"
 	"strings"
@@ -180,7 +181,29 @@ func TestBooksAreVerified(t *testing.T) {
 	c := newClient(t, g)
 	g.post(t, request("r1", "key_a", day(1, 12), 123))
 	c.do(http.MethodPost, "/v1/billing/purchase", `{"package_id":"starter"}`).want(t, http.StatusCreated)
-	c.do(http.MethodGet, "/v1/ledger/verify", "").want(t, http.StatusOK, `{"imbalance_nanos":0,"balanced":true}`)
+	c.do(http.MethodGet, "/v1/ledger/verify", "").want(t, http.StatusOK, `{"imbalance_nanos":0,"balanced":true,`,
+		`"mode":"incremental"`, `"entries_read":2,"requests_read":1`, `{"name":"balances","imbalance_nanos":0,"examples":[]}`)
+	c.do(http.MethodGet, "/v1/ledger/verify", "").want(t, http.StatusOK, `"entries_read":0,"requests_read":0`)
+	c.do(http.MethodGet, "/v1/ledger/verify?mode=full", "").want(t, http.StatusOK, `"mode":"full"`, `"entries_read":2`)
+	c.do(http.MethodGet, "/v1/ledger/verify?mode=half", "").want(t, http.StatusUnprocessableEntity)
+}
+
+func TestDifferencesInTheBooksAreShown(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	c := newClient(t, g)
+	g.post(t, request("r1", "key_a", day(1, 12), 123), request("r2", "key_a", day(1, 12), 123))
+	db, err := sql.Open("sqlite", g.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(t.Context(), "UPDATE accounts SET balance = balance + 7, entries = 1"); err != nil {
+		t.Fatal(err)
+	}
+	c.do(http.MethodGet, "/v1/ledger/verify?examples=1", "").want(t, http.StatusOK, `{"imbalance_nanos":8,"balanced":false,`,
+		`{"name":"balances","imbalance_nanos":8,"examples":[{"organization_id":"default","subject":"account",`+
+			`"field":"balance","expected":"-246","found":"-239"}]}`)
 }
 
 func TestFlushReturnsWhenAllIsPosted(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/danielgtaylor/huma/v2"
@@ -13,6 +14,31 @@ import (
 type verification struct {
 	ImbalanceNanos billing.Money `json:"imbalance_nanos" doc:"The sum of all differences between what must be equal."`
 	Balanced       bool          `json:"balanced" doc:"Whether there are none."`
+	Mode           string        `json:"mode" enum:"incremental,full"`
+	VerifiedAt     time.Time     `json:"verified_at" doc:"The moment that the proof is of."`
+	DurationMS     int64         `json:"duration_ms"`
+	EntriesRead    int64         `json:"entries_read" doc:"Ledger entries that were read and hashed."`
+	RequestsRead   int64         `json:"requests_read" doc:"Audit rows that were read and hashed."`
+	Checks         []ledgerCheck `json:"checks" nullable:"false"`
+}
+
+type ledgerCheck struct {
+	Name           string        `json:"name"`
+	ImbalanceNanos billing.Money `json:"imbalance_nanos" doc:"Amounts in nano-USD, numbers and tokens as such, a changed text or hash as 1."`
+	Examples       []difference  `json:"examples" nullable:"false" doc:"The first differences."`
+}
+
+type difference struct {
+	OrganizationID string `json:"organization_id"`
+	Subject        string `json:"subject" doc:"What differs, such as: entry 5."`
+	Field          string `json:"field"`
+	Expected       string `json:"expected" doc:"What the other records say."`
+	Found          string `json:"found"`
+}
+
+type verifyInput struct {
+	Mode     string `query:"mode" enum:"incremental,full" default:"incremental" doc:"Whether to read what is new, or everything: minutes, for millions of requests."`
+	Examples int    `query:"examples" minimum:"1" maximum:"1000" default:"5" doc:"The most examples for each check."`
 }
 
 func (a *api) registerLedger() {
@@ -27,12 +53,26 @@ func (a *api) registerLedger() {
 	}, a.flush)
 }
 
-func (a *api) verifyLedger(ctx context.Context, _ *struct{}) (*body[verification], error) {
-	imbalance, err := a.gateway.Store().Imbalance(ctx)
+func (a *api) verifyLedger(ctx context.Context, in *verifyInput) (*body[verification], error) {
+	v, err := a.gateway.Verify(ctx, billing.VerifyOptions{Mode: billing.VerifyMode(in.Mode), Examples: in.Examples})
 	if err != nil {
 		return nil, fmt.Errorf("verifying the ledger: %w", err)
 	}
-	return &body[verification]{verification{ImbalanceNanos: imbalance, Balanced: imbalance == 0}}, nil
+	return &body[verification]{verification{
+		ImbalanceNanos: v.Imbalance(),
+		Balanced:       v.Imbalance() == 0,
+		Mode:           string(v.Mode),
+		VerifiedAt:     v.At,
+		DurationMS:     v.Duration.Milliseconds(),
+		EntriesRead:    v.Entries,
+		RequestsRead:   v.Requests,
+		Checks: mapped(v.Checks, func(c billing.Check) ledgerCheck {
+			return ledgerCheck{
+				Name: c.Name, ImbalanceNanos: c.Imbalance,
+				Examples: mapped(c.Examples, func(d billing.Difference) difference { return difference(d) }),
+			}
+		}),
+	}}, nil
 }
 
 func (a *api) flush(ctx context.Context, _ *struct{}) (*struct{}, error) {

@@ -109,6 +109,10 @@ func (g *gateway) Purchaser() billing.Purchaser    { return g.app.Purchaser() }
 func (g *gateway) AdminToken() string              { return g.app.AdminToken }
 func (g *gateway) Logger() *slog.Logger            { return g.log }
 
+func (g *gateway) Verify(ctx context.Context, o billing.VerifyOptions) (billing.Verification, error) {
+	return g.app.Verify(ctx, o)
+}
+
 func (g *gateway) Packages() []billing.Package {
 	packages, err := g.app.Packages()
 	if err != nil {

@@ -156,8 +156,9 @@ func (b *books) check(t *testing.T, balance billing.Money) {
 	if account.Balance != balance {
 		t.Errorf("balance is %s, want %s", account.Balance, balance)
 	}
-	if off, err := b.store.Imbalance(t.Context()); err != nil || off != 0 {
-		t.Errorf("imbalance is %s (%v), want 0", off, err)
+	v, err := b.store.Verify(t.Context(), billing.VerifyOptions{Mode: billing.Full})
+	if err != nil || v.Imbalance() != 0 {
+		t.Errorf("failed checks are %+v (%v), want none", v.Failed(), err)
 	}
 }
 

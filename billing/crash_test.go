@@ -190,10 +190,10 @@ func (h *history) check() {
 	h.must(err)
 	account, err := h.auditor.Account(h.t.Context(), org)
 	h.must(err)
-	off, err := h.auditor.Imbalance(h.t.Context())
+	v, err := h.auditor.Verify(h.t.Context(), billing.VerifyOptions{Mode: billing.Full, Examples: 3})
 	h.must(err)
-	if off != 0 {
-		h.t.Errorf("imbalance %s", off)
+	if v.Imbalance() != 0 {
+		h.t.Errorf("the books do not balance: %+v", v.Failed())
 	}
 	if account.Balance < 0 || spent[h.key.ID] > h.limit {
 		h.t.Errorf("balance %s, key spent %s of %s", account.Balance, spent[h.key.ID], h.limit)

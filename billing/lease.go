@@ -207,6 +207,7 @@ func (a *Authorizer) CheckLeases(ctx context.Context) (Money, error) {
 		return 0, fmt.Errorf("check leases: %w", err)
 	}
 	defer a.poster.endTurn()
+	a.isFenced() // then it has none, for all it knows
 	if err := a.reconcile(ctx); err != nil {
 		return 0, fmt.Errorf("check leases: %w", err)
 	}

@@ -352,8 +352,9 @@ func TestNodeAndStoreAgreeAfterAnything(t *testing.T) {
 			}
 		}
 		b.checkLeases(t)
-		if off, err := b.store.Imbalance(t.Context()); err != nil || off != 0 {
-			t.Errorf("seed %d: imbalance %s (%v)", seed, off, err)
+		v, err := b.store.Verify(t.Context(), billing.VerifyOptions{Mode: billing.Full})
+		if err != nil || v.Imbalance() != 0 {
+			t.Errorf("seed %d: failed checks %+v (%v)", seed, v.Failed(), err)
 		}
 	}
 }

@@ -166,8 +166,9 @@ func (c *cluster) checkBooks(t *testing.T) {
 			t.Errorf("node %d is off its leases by %s (%v)", i, off, err)
 		}
 	}
-	if off, err := c.nodes[0].store.Imbalance(t.Context()); err != nil || off != 0 {
-		t.Errorf("imbalance %s (%v)", off, err)
+	v, err := c.nodes[0].store.Verify(t.Context(), billing.VerifyOptions{Mode: billing.Full, Examples: 3})
+	if err != nil || v.Imbalance() != 0 {
+		t.Errorf("the books do not balance: %+v (%v)", v.Failed(), err)
 	}
 }
 

@@ -137,10 +137,10 @@ type Reports interface {
 	// BudgetSpend returns what the organization has spent in the period that
 	// contains the given time.
 	BudgetSpend(ctx context.Context, org string, p Period, now time.Time) (Money, error)
-	// Imbalance returns the sum of absolute differences between what must be
-	// equal: balances and entries, debits and rows, rollups and rows,
-	// allowances and rows, leased sums and leases. It is 0 in sound books.
-	Imbalance(ctx context.Context) (Money, error)
+	// Verify proves, as of one moment, that the books balance, and says where
+	// they do not. It blocks no one. What it finds sound it remembers, so that
+	// incremental verifications go on from there.
+	Verify(ctx context.Context, o VerifyOptions) (Verification, error)
 }
 
 // Page is a cursor into a list that is ordered newest first.

@@ -74,7 +74,7 @@ func owed(cost billing.Money) billing.Settlement {
 // occupy keeps others from writing to the database until release is called.
 func occupy(t *testing.T, database string) (release func()) {
 	t.Helper()
-	db, err := sql.Open("sqlite", database)
+	db, err := sql.Open("sqlite", "file:"+database+"?_pragma=busy_timeout(5000)")
 	if err != nil {
 		t.Fatal(err)
 	}

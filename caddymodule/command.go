@@ -29,7 +29,7 @@ func init() {
 		Name:  "llm-gateway",
 		Short: "Commands of the LLM gateway",
 		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(demoCommand())
+			cmd.AddCommand(demoCommand(), ledgerCommand())
 		},
 	})
 }

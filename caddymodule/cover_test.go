@@ -101,8 +101,15 @@ func TestStreamsEndCleanlyWhenTheMoneyDoes(t *testing.T) {
 			}
 		})
 	}
-	if off, err := n.app.Store().Imbalance(t.Context()); err != nil || off != 0 {
-		t.Errorf("imbalance %s (%v)", off, err)
+	n.checkBooks(t)
+}
+
+// checkBooks proves the store's books and the node's own.
+func (n *node) checkBooks(t *testing.T) {
+	t.Helper()
+	v, err := n.app.Verify(t.Context(), billing.VerifyOptions{Mode: billing.Full, Examples: 3})
+	if err != nil || v.Imbalance() != 0 {
+		t.Errorf("the books do not balance: %+v (%v)", v.Failed(), err)
 	}
 }
 
@@ -258,9 +265,7 @@ func TestThousandStreamsOnTheLastCent(t *testing.T) {
 	if held := n.app.engine.authorizer.Held(billing.DefaultOrganization); held != 0 {
 		t.Errorf("%s is still held", held)
 	}
-	if off, err := n.app.Store().Imbalance(t.Context()); err != nil || off != 0 {
-		t.Errorf("imbalance %s (%v)", off, err)
-	}
+	n.checkBooks(t)
 }
 
 // spend reads one long stream and says how it ended.

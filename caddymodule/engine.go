@@ -53,6 +53,7 @@ type engine struct {
 	leaseAhead atomic.Int64
 	keys       *keyCache
 	rates      *rateWindows
+	verifier   *verifier
 
 	opening sync.Mutex
 	opened  chan struct{} // closed when all of the above is set
@@ -99,6 +100,7 @@ func loadEngine(config engineConfig) (*engine, error) {
 			opened:     make(chan struct{}),
 			idle:       make(chan struct{}, 1),
 			rates:      newRateWindows(),
+			verifier:   newVerifier(),
 		}, nil
 	})
 	if err != nil {
@@ -174,8 +176,10 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	background, stop := context.WithCancel(context.Background())
 	e.stop = stop
 	e.tasks.Go(func() { e.watchKeys(background) })
+	e.verifier.nodeLeases = e.authorizer.CheckLeases
 	e.tasks.Go(func() { e.sweepRates(background) })
 	e.tasks.Go(func() { e.heartbeats.Run(background) })
+	e.tasks.Go(func() { e.watchBooks(background) })
 	close(e.opened)
 	return nil
 }

@@ -376,8 +376,9 @@ func TestAnswersAreSettledExactly(t *testing.T) {
 			}
 		})
 	}
-	if off, err := n.app.Store().Imbalance(t.Context()); err != nil || off != 0 {
-		t.Errorf("imbalance %s (%v)", off, err)
+	v, err := n.app.Store().Verify(t.Context(), billing.VerifyOptions{Mode: billing.Full})
+	if err != nil || v.Imbalance() != 0 {
+		t.Errorf("failed checks %+v (%v)", v.Failed(), err)
 	}
 }
 

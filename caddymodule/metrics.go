@@ -62,6 +62,14 @@ var (
 		_, oldest := lag()
 		return oldest.Seconds()
 	})
+	imbalanceNanos = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "caddy_llm_gateway_ledger_imbalance_nanos",
+		Help: "Sum of the differences that this node's last verification of the books found; 0 if they balance.",
+	})
+	verifiedTimestamp = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "caddy_llm_gateway_ledger_verified_timestamp_seconds",
+		Help: "When this node last verified the books, in seconds since 1970; 0 if it did not yet.",
+	})
 )
 
 // lag is how far the stores of all open engines are behind.
@@ -83,6 +91,7 @@ func registerMetrics(registry *prometheus.Registry) error {
 	for _, c := range []prometheus.Collector{
 		requestsTotal, requestSeconds, tokensTotal, costTotal, settlementsTotal, mismatchesTotal,
 		conflictsTotal, rejectedTotal, unposted, unpostedOldest,
+		imbalanceNanos, verifiedTimestamp,
 	} {
 		if err := registry.Register(c); err != nil {
 			if _, again := errors.AsType[prometheus.AlreadyRegisteredError](err); !again {

@@ -2,6 +2,7 @@ package billingtest
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -50,4 +51,87 @@ func Benchmark(b *testing.B, s billing.Store) {
 			b.ReportMetric(float64((cpuTime()-used).Microseconds())/settlements, "cpu-µs/settlement")
 		})
 	}
+}
+
+// verifiedRows is how many requests BenchmarkVerify posts first.
+const verifiedRows = 200_000
+
+// BenchmarkVerify measures verifications of 200,000 requests of ten keys in
+// a year: all of it, what is new after another thousand, and how long a
+// settlement waits to be posted while a full verification runs.
+func BenchmarkVerify(b *testing.B, s billing.Store) {
+	const size = 1000
+	at := noon
+	batch := make([]billing.Settlement, size)
+	more := func(size int, step time.Duration) {
+		for i := range size {
+			at = at.Add(step)
+			batch[i] = settlement(i, usd/1000*billing.Money(min(i%10, 1))) // every tenth is free
+			batch[i].KeyID = fmt.Sprintf("key_%d", i%10)
+			batch[i].RequestID, batch[i].At = billing.NewID(billing.RequestIDPrefix, at), at
+		}
+		if _, err := s.Post(b.Context(), node, batch[:size]); err != nil {
+			b.Fatal(err)
+		}
+	}
+	for range verifiedRows / size {
+		more(size, 365*24*time.Hour/verifiedRows)
+	}
+	verify := func(b *testing.B, mode billing.VerifyMode) {
+		v, err := s.Verify(b.Context(), billing.VerifyOptions{Mode: mode})
+		if err != nil || v.Imbalance() != 0 {
+			b.Errorf("failed checks %+v, %v", v.Failed(), err)
+		}
+	}
+	b.Run("first", func(b *testing.B) { verify(b, billing.Incremental) })
+	b.Run("full", func(b *testing.B) {
+		for b.Loop() {
+			verify(b, billing.Full)
+		}
+	})
+	b.Run("nothing new", func(b *testing.B) {
+		for b.Loop() {
+			verify(b, billing.Incremental)
+		}
+	})
+	b.Run("1000 new", func(b *testing.B) {
+		for b.Loop() {
+			b.StopTimer()
+			more(size, time.Millisecond)
+			b.StartTimer()
+			verify(b, billing.Incremental)
+		}
+	})
+	b.Run("post alone", func(b *testing.B) { postLatency(b, more, func() {}) })
+	b.Run("post while verifying", func(b *testing.B) {
+		postLatency(b, more, func() { verify(b, billing.Full) })
+	})
+}
+
+// postLatency posts settlements one by one while f runs, at least for a second.
+func postLatency(b *testing.B, more func(size int, step time.Duration), f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f()
+	}()
+	var took []time.Duration
+	for begun := time.Now(); ; {
+		start := time.Now()
+		more(1, time.Millisecond)
+		took = append(took, time.Since(start))
+		select {
+		case <-done:
+			if time.Since(begun) < time.Second {
+				continue
+			}
+		default:
+			continue
+		}
+		break
+	}
+	slices.Sort(took)
+	b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs/post")
+	b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs/post")
+	b.ReportMetric(float64(took[len(took)-1].Microseconds()), "max-µs/post")
 }

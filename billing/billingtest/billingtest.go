@@ -205,12 +205,19 @@ func equal[T any](t *testing.T, what string, got, want T) {
 	}
 }
 
-// balanced checks that the books are sound.
+// balanced checks that the books are sound, in what is new and in all.
 func balanced(t *testing.T, s billing.Store) {
 	t.Helper()
-	imbalance, err := s.Imbalance(t.Context())
+	for _, mode := range []billing.VerifyMode{billing.Incremental, billing.Full} {
+		equal(t, "failed checks of "+string(mode)+" verification", verify(t, s, mode).Failed(), nil)
+	}
+}
+
+func verify(t *testing.T, s billing.Store, mode billing.VerifyMode) billing.Verification {
+	t.Helper()
+	v, err := s.Verify(t.Context(), billing.VerifyOptions{Mode: mode})
 	check(t, err)
-	equal(t, "imbalance", imbalance, 0)
+	return v
 }
 
 func balanceOf(t *testing.T, s billing.Store, org string) billing.Money {

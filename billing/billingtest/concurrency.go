@@ -74,15 +74,18 @@ func spendsExactly(t *testing.T, stores [nodes]billing.Store, watch func(*testin
 
 	var done atomic.Bool
 	var watcher sync.WaitGroup
-	watcher.Go(func() {
-		for !done.Load() {
-			watch(t)
-			if imbalance, err := stores[0].Imbalance(t.Context()); err != nil || imbalance != 0 {
-				t.Errorf("imbalance while nodes work: %d, %v", imbalance, err)
-				return
+	for n, mode := range []billing.VerifyMode{billing.Incremental, billing.Full} {
+		watcher.Go(func() {
+			for !done.Load() {
+				watch(t)
+				v, err := stores[n].Verify(t.Context(), billing.VerifyOptions{Mode: mode})
+				if err != nil || v.Imbalance() != 0 {
+					t.Errorf("failed checks of %s verification while nodes work: %+v, %v", mode, v.Failed(), err)
+					return
+				}
 			}
-		}
-	})
+		})
+	}
 	var serial atomic.Int64
 	each(func(n, worker int) {
 		random := rand.New(rand.NewPCG(uint64(worker), 1))

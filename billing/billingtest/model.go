@@ -350,10 +350,11 @@ func (m *model) compare() {
 	for _, o := range []string{org, other} {
 		equal(m.t, "balance of "+o, balanceOf(m.t, m.store, o), m.balance(o))
 	}
-	balanced(m.t, m.store)
+	equal(m.t, "failed checks", verify(m.t, m.store, billing.Incremental).Failed(), nil)
 }
 
 func (m *model) compareReports() {
+	balanced(m.t, m.store)
 	for _, o := range []string{org, other} {
 		entries, err := m.store.Transactions(m.t.Context(), o, billing.Page{Limit: 10_000})
 		check(m.t, err)

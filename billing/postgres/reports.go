@@ -2,7 +2,6 @@ package postgres
 
 import (
 	"context"
-	_ "embed"
 	"fmt"
 	"time"
 
@@ -68,9 +67,6 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
 	AS w (organization_id, key_id, kind, period, period_start)
 LEFT JOIN allowances a USING (organization_id, key_id, kind, period, period_start)`
 )
-
-//go:embed imbalance.sql
-var selectImbalance string
 
 // planned makes the server plan a query for its arguments. Prepared plans are
 // made for any range of time, and read an organization's whole history where a
@@ -156,15 +152,6 @@ func (s *Store) BudgetSpend(ctx context.Context, org string, p billing.Period, n
 		return 0, fmt.Errorf("read spend of organization %q: %w", org, err)
 	}
 	return settled, nil
-}
-
-// Imbalance implements billing.Reports. It reads all books.
-func (s *Store) Imbalance(ctx context.Context) (billing.Money, error) {
-	var m billing.Money
-	if err := s.pool.QueryRow(ctx, selectImbalance).Scan(&m); err != nil {
-		return 0, fmt.Errorf("sum up imbalance: %w", err)
-	}
-	return m, nil
 }
 
 func requestArrays(rows []books.Row) []any {

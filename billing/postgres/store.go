@@ -30,6 +30,8 @@ const (
 	lockMigrations   = `SELECT pg_advisory_lock($1)`
 	unlockMigrations = `SELECT pg_advisory_unlock($1)`
 	selectIdentity   = `SELECT database FROM identity`
+
+	selectSchemaVersion = `SELECT coalesce(max(version_id), 0) FROM goose_db_version`
 )
 
 // Store is a billing.Store in a PostgreSQL database.
@@ -102,6 +104,26 @@ func up(ctx context.Context, db *sql.DB) error {
 	}
 	if _, err := p.Up(ctx); err != nil {
 		return fmt.Errorf("migrate schema: %w", err)
+	}
+	return nil
+}
+
+// checkSchema tells whether the schema is this program's, without changing it.
+func checkSchema(ctx context.Context, db *sql.DB) error {
+	files, err := fs.Glob(migrations, "migrations/*.sql")
+	if err != nil {
+		return err
+	}
+	known, err := goose.NumericComponent(files[len(files)-1])
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	var current int64
+	if err := db.QueryRowContext(ctx, selectSchemaVersion).Scan(&current); err != nil {
+		return fmt.Errorf("read schema version: %w", err)
+	}
+	if current != known {
+		return fmt.Errorf("database schema is version %d, this binary knows %d: use the gateway's own binary", current, known)
 	}
 	return nil
 }

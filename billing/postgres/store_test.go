@@ -3,11 +3,14 @@
 package postgres_test
 
 import (
+	"context"
 	"database/sql"
+	"errors"
 	"os"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -66,6 +69,44 @@ func TestOpenRefusesANewerSchema(t *testing.T) {
 	want := "database schema is version 700, this binary knows "
 	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("error is %v, want %q", err, want)
+	}
+}
+
+func TestADatabaseIsVerifiedWithoutAStore(t *testing.T) {
+	t.Parallel()
+	s, db, full := open(t), raw(t), billing.VerifyOptions{Mode: billing.Full}
+	defer s.Close()
+	_, err := s.Post(t.Context(), "node_1", []billing.Settlement{{
+		RequestID: billing.NewID(billing.RequestIDPrefix, time.Now()), OrganizationID: "org", At: time.Now(), Cost: 5,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := postgres.Verify(t.Context(), pgtest.DSN(t), full)
+	if err != nil || v.Imbalance() != 0 || v.Entries != 1 || v.Requests != 1 {
+		t.Errorf("%+v, %v", v, err)
+	}
+	var remembered int
+	err = db.QueryRowContext(t.Context(), "SELECT count(*) FROM verified_ledgers").Scan(&remembered)
+	if err != nil || remembered != 0 {
+		t.Errorf("%d ledgers are remembered, %v: the database was changed", remembered, err)
+	}
+	for _, step := range []struct{ change, want string }{
+		{"INSERT INTO goose_db_version (version_id, is_applied) VALUES (700, true)", "database schema is version 700, this binary knows "},
+		{"DELETE FROM goose_db_version WHERE version_id > 2", "database schema is version 2, this binary knows "},
+		{"DROP TABLE goose_db_version", "does not exist"},
+	} {
+		if _, err := db.ExecContext(t.Context(), step.change); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := postgres.Verify(t.Context(), pgtest.DSN(t), full); err == nil || !strings.Contains(err.Error(), step.want) {
+			t.Errorf("error is %v, want %q", err, step.want)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := s.Verify(ctx, full); !errors.Is(err, context.Canceled) {
+		t.Errorf("error after its context ended is %v", err)
 	}
 }
 
@@ -128,4 +169,13 @@ func BenchmarkPost(b *testing.B) {
 	}
 	defer s.Close()
 	billingtest.Benchmark(b, s)
+}
+
+func BenchmarkVerify(b *testing.B) {
+	s, err := postgres.Open(b.Context(), pgtest.DSN(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	billingtest.BenchmarkVerify(b, s)
 }

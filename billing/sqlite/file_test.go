@@ -47,7 +47,13 @@ func TestWritesFailWhenTheFileIsGone(t *testing.T) {
 			organization := func(ctx context.Context) error {
 				return s.EnsureOrganization(ctx, billing.Organization{ID: "org", CreatedAt: time.Now()})
 			}
-			calls := map[string]func(context.Context) error{"ping": s.Ping, "post": post, "create organization": organization}
+			verify := func(ctx context.Context) error {
+				_, err := s.Verify(ctx, billing.VerifyOptions{})
+				return err
+			}
+			calls := map[string]func(context.Context) error{
+				"ping": s.Ping, "post": post, "create organization": organization, "verify": verify,
+			}
 			for call, f := range calls {
 				if err := f(t.Context()); err != nil {
 					t.Fatalf("%s: %v", call, err)

@@ -3,7 +3,6 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	_ "embed"
 	"errors"
 	"fmt"
 	"time"
@@ -70,9 +69,6 @@ WHERE (?8 = '' OR key_id = ?8) AND (?9 = '' OR provider = ?9) AND (?10 = '' OR m
 SELECT settled FROM allowances
 WHERE organization_id = ?1 AND key_id = ?2 AND kind = ?3 AND period = ?4 AND period_start = ?5`
 )
-
-//go:embed imbalance.sql
-var selectImbalance string
 
 // Requests implements billing.Reports.
 func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page billing.Page) ([]billing.Settlement, error) {
@@ -142,15 +138,6 @@ func (s *Store) BudgetSpend(ctx context.Context, org string, p billing.Period, n
 		return 0, fmt.Errorf("read spend of organization %q: %w", org, err)
 	}
 	return settled, nil
-}
-
-// Imbalance implements billing.Reports. It reads all books.
-func (s *Store) Imbalance(ctx context.Context) (billing.Money, error) {
-	var m billing.Money
-	if err := s.reader.QueryRowContext(ctx, selectImbalance).Scan(&m); err != nil {
-		return 0, fmt.Errorf("sum up imbalance: %w", err)
-	}
-	return m, nil
 }
 
 func requestArgs(a *arguments, r *books.Row) {

@@ -28,6 +28,8 @@ const selectIdentity = `SELECT database FROM identity`
 // readers is how many queries may run at once, beside the one writer.
 const readers = 4
 
+const selectSchemaVersion = `SELECT coalesce(max(version_id), 0) FROM goose_db_version`
+
 // Store is a billing.Store in a file.
 type Store struct {
 	// SQLite has one writer at a time: a pool of one connection is its queue,
@@ -111,6 +113,13 @@ func dsn(path, option, value string) string {
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: q.Encode()}).String()
 }
 
+// readOnlyDSN returns the address of a file that must be there and is not
+// changed.
+func readOnlyDSN(path string) string {
+	q := url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(5000)", "query_only(1)"}}
+	return (&url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: q.Encode()}).String()
+}
+
 func migrate(ctx context.Context, db *sql.DB) error {
 	dir, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -130,6 +139,26 @@ func migrate(ctx context.Context, db *sql.DB) error {
 		}
 		last = version
 	}
+}
+
+// checkSchema tells whether the schema is this program's, without changing it.
+func checkSchema(ctx context.Context, db *sql.DB) error {
+	files, err := fs.Glob(migrations, "migrations/*.sql")
+	if err != nil {
+		return err
+	}
+	known, err := goose.NumericComponent(files[len(files)-1])
+	if err != nil {
+		return fmt.Errorf("read migrations: %w", err)
+	}
+	var current int64
+	if err := db.QueryRowContext(ctx, selectSchemaVersion).Scan(&current); err != nil {
+		return fmt.Errorf("read schema version: %w", err)
+	}
+	if current != known {
+		return fmt.Errorf("database schema is version %d, this binary knows %d: use the gateway's own binary", current, known)
+	}
+	return nil
 }
 
 // up applies what is missing, and returns the version that it began at; -1 if

@@ -134,3 +134,12 @@ func BenchmarkPost(b *testing.B) {
 	defer s.Close()
 	billingtest.Benchmark(b, s)
 }
+
+func BenchmarkVerify(b *testing.B) {
+	s, err := sqlite.Open(b.Context(), pathOf(b))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer s.Close()
+	billingtest.BenchmarkVerify(b, s)
+}

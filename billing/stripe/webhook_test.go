@@ -56,9 +56,9 @@ func (s shop) want(t *testing.T, want ...billing.Entry) {
 	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), cmpopts.IgnoreFields(billing.Entry{}, "ID", "CreatedAt")); diff != "" {
 		t.Errorf("ledger (-want +got):\n%s", diff)
 	}
-	imbalance, err := s.store.Imbalance(t.Context())
-	if err != nil || imbalance != 0 {
-		t.Errorf("imbalance %d, %v", imbalance, err)
+	v, err := s.store.Verify(t.Context(), billing.VerifyOptions{Mode: billing.Full})
+	if err != nil || v.Imbalance() != 0 {
+		t.Errorf("failed checks %+v, %v", v.Failed(), err)
 	}
 }
 

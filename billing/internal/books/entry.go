@@ -64,6 +64,9 @@ func NewLine(e billing.Entry) (Line, error) {
 	return Line{Entry: e, Hash: EntryHash(e)}, nil
 }
 
+// DebitKey returns the idempotency key of a request's debit.
+func DebitKey(requestID string) string { return debitPrefix + requestID }
+
 // Append gives the line its place at the end of an account's ledger.
 func (l Line) Append(a Account) (Line, error) {
 	a, err := a.add(l.Amount)

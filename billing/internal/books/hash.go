@@ -36,6 +36,24 @@ func EntryHash(e billing.Entry) []byte {
 	return d.appendSum(nil)
 }
 
+// ContentHash returns the hash that the row of a settlement has, from the
+// columns that are stored.
+func ContentHash(s *billing.Settlement) []byte {
+	d := make(digest, 0, 512)
+	d.settlement(s)
+	return d.appendSum(nil)
+}
+
+// Chain returns the hash of an organization's ledger up to a line, from the
+// hash up to the line before: it stands for all columns of all of them.
+func Chain(before []byte, l *Line) []byte {
+	d := make(digest, 0, 512)
+	d.text(string(before), l.OrganizationID, string(l.Type), l.RequestID, l.PaymentID, l.Reason, l.Actor,
+		l.IdempotencyKey, string(l.Hash))
+	d.number(l.Seq, int64(l.Amount), int64(l.BalanceAfter), l.CreatedAt.UnixMicro())
+	return d.appendSum(nil)
+}
+
 // digest collects fields so that no two different lists of them collide:
 // numbers have a fixed width, texts are preceded by their length.
 type digest []byte

@@ -36,6 +36,17 @@ type RollupKey struct {
 	Model          string
 }
 
+// Compare orders the names of rollups.
+func (k RollupKey) Compare(other RollupKey) int {
+	return cmp.Or(
+		cmp.Compare(k.OrganizationID, other.OrganizationID),
+		k.Hour.Compare(other.Hour),
+		cmp.Compare(k.KeyID, other.KeyID),
+		cmp.Compare(k.Provider, other.Provider),
+		cmp.Compare(k.Model, other.Model),
+	)
+}
+
 // Use is when a key was last used.
 type Use struct {
 	OrganizationID string
@@ -101,7 +112,7 @@ func (p Posting) Debits(accounts map[string]Account) ([]Line, error) {
 				// report of any period agree.
 				CreatedAt:      r.At,
 				RequestID:      r.RequestID,
-				IdempotencyKey: debitPrefix + r.RequestID,
+				IdempotencyKey: DebitKey(r.RequestID),
 			},
 		})
 	}
@@ -125,15 +136,7 @@ func rollups(rows []Row) []Rollup {
 	for k, t := range sums {
 		list = append(list, Rollup{RollupKey: k, Totals: t})
 	}
-	slices.SortFunc(list, func(a, b Rollup) int {
-		return cmp.Or(
-			cmp.Compare(a.OrganizationID, b.OrganizationID),
-			a.Hour.Compare(b.Hour),
-			cmp.Compare(a.KeyID, b.KeyID),
-			cmp.Compare(a.Provider, b.Provider),
-			cmp.Compare(a.Model, b.Model),
-		)
-	})
+	slices.SortFunc(list, func(a, b Rollup) int { return a.Compare(b.RollupKey) })
 	return list
 }
 

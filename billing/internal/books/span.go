@@ -40,7 +40,7 @@ func SpanOf(f billing.Filter) Span {
 // exclusive, that the requests of the span have: not they alone, as ids know
 // the time to the millisecond only.
 func (s Span) RequestIDs() (from, to string) {
-	to = afterAllIDs
+	to = AfterAllIDs
 	if s.From.After(Always.From) {
 		from = billing.IDFloor(billing.RequestIDPrefix, s.From)
 	}
@@ -50,8 +50,8 @@ func (s Span) RequestIDs() (from, to string) {
 	return from, to
 }
 
-// afterAllIDs sorts after every id.
-const afterAllIDs = "\U0010FFFF"
+// AfterAllIDs sorts after every id.
+const AfterAllIDs = "\U0010FFFF"
 
 func (s Span) contains(t time.Time) bool { return !t.Before(s.From) && t.Before(s.To) }
 

@@ -1,0 +1,296 @@
+package proof
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+)
+
+// sumPageSize is how many rows the database sums up at once.
+const sumPageSize = 20_000
+
+// Queries read a store's books. What each takes and returns is said where it is
+// used; times are arguments as Time makes them, and may be returned as
+// microseconds since 1970 too.
+type Queries struct {
+	Organizations, Account, Entries, Requests, FreeRequests, Undebited string
+	ChangedHours, SumPage, SumHour, Rollups                            string
+	Allowances, Leases                                                 string
+	Time                                                               func(time.Time) any
+}
+
+// Request is a row with its stored hash.
+type Request struct {
+	billing.Settlement
+	Hash []byte
+}
+
+// snapshot reads the books as of one moment.
+type snapshot struct {
+	tx      *sql.Tx
+	queries *Queries
+}
+
+type scanner interface{ Scan(dest ...any) error }
+
+// each calls f for each row of a query.
+func (s snapshot) each(ctx context.Context, f func(scanner) error, query string, args ...any) error {
+	rows, err := s.tx.QueryContext(ctx, query, args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		if err := f(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+func list[T any](ctx context.Context, s snapshot, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+	var all []T
+	err := s.each(ctx, func(row scanner) error {
+		v, err := scan(row)
+		all = append(all, v)
+		return err
+	}, query, args...)
+	return all, err
+}
+
+// organizations lists all that have books, known as organizations or not.
+func (s snapshot) organizations(ctx context.Context) ([]string, error) {
+	return list(ctx, s, func(row scanner) (id string, err error) {
+		err = row.Scan(&id)
+		return id, err
+	}, s.queries.Organizations)
+}
+
+func (s snapshot) account(ctx context.Context, org string) (account, error) {
+	var a account
+	r := &a.remembered
+	err := s.tx.QueryRowContext(ctx, s.queries.Account, org).Scan(&a.Balance, &a.Entries, &a.credited, &a.settled, &a.last,
+		&r.Entries, &r.Balance, &r.Credited, &r.Debited, &r.Hash)
+	return a, err
+}
+
+// entries returns a page of those after a number, in their order.
+func (s snapshot) entries(ctx context.Context, org string, after int64) ([]books.Line, error) {
+	return list(ctx, s, scanLine, s.queries.Entries, org, after, pageSize)
+}
+
+// requests returns those of the ids that there are.
+func (s snapshot) requests(ctx context.Context, org string, ids []string) (map[string]*Request, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	array, err := json.Marshal(ids)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]*Request, len(ids))
+	err = s.each(ctx, func(row scanner) error {
+		r, err := scanRequest(row)
+		found[r.RequestID] = r
+		return err
+	}, s.queries.Requests, org, string(array))
+	return found, err
+}
+
+// freeRequests returns a page of those that cost nothing, by their ids.
+func (s snapshot) freeRequests(ctx context.Context, org string, ids idRange, after string) ([]*Request, error) {
+	return list(ctx, s, scanRequest, s.queries.FreeRequests, org, ids.from, ids.to, after, pageSize)
+}
+
+// undebited calls f for each request that costs something and has no debit.
+func (s snapshot) undebited(ctx context.Context, org string, f func(id string, cost billing.Money)) error {
+	return s.each(ctx, func(row scanner) error {
+		var (
+			id   string
+			cost billing.Money
+		)
+		if err := row.Scan(&id, &cost); err != nil {
+			return err
+		}
+		f(id, cost)
+		return nil
+	}, s.queries.Undebited, org)
+}
+
+// changedHours returns the hours whose rollups, summed up, are not what is
+// remembered, in their order.
+func (s snapshot) changedHours(ctx context.Context, org string) ([]changedHour, error) {
+	return list(ctx, s, func(row scanner) (h changedHour, err error) {
+		dest := append([]any{timeColumn{&h.Start}}, totalsColumns(&h.Totals)...)
+		err = row.Scan(append(dest, totalsColumns(&h.remembered)...)...)
+		return h, err
+	}, s.queries.ChangedHours, org)
+}
+
+// sumPage is the sums of some requests.
+type sumPage struct {
+	sums []books.Rollup
+	// last is the greatest id among them.
+	last string
+	// full tells that there may be more after it.
+	full bool
+}
+
+// latest is the latest of the hours.
+func (p sumPage) latest() time.Time {
+	var t time.Time
+	for _, s := range p.sums {
+		if s.Hour.After(t) {
+			t = s.Hour
+		}
+	}
+	return t
+}
+
+func (s snapshot) sumPage(ctx context.Context, org, after string) (sumPage, error) {
+	var (
+		p sumPage
+		n int64
+	)
+	err := s.each(ctx, func(row scanner) error {
+		r := books.Rollup{RollupKey: books.RollupKey{OrganizationID: org}}
+		var last string
+		if err := row.Scan(append(rollupColumns(&r), &last)...); err != nil {
+			return err
+		}
+		p.sums = append(p.sums, r)
+		p.last = max(p.last, last)
+		n += r.Requests
+		return nil
+	}, s.queries.SumPage, org, after, sumPageSize)
+	p.full = n >= sumPageSize
+	return p, err
+}
+
+// sumHour returns the sums of the requests that arrived in an hour.
+func (s snapshot) sumHour(ctx context.Context, org string, hour time.Time, ids idRange) ([]books.Rollup, error) {
+	return list(ctx, s, scanRollup(org), s.queries.SumHour, org, ids.from, ids.to,
+		s.queries.Time(hour), s.queries.Time(hour.Add(time.Hour)))
+}
+
+func (s snapshot) rollups(ctx context.Context, org string, from, to time.Time) ([]books.Rollup, error) {
+	return list(ctx, s, scanRollup(org), s.queries.Rollups, org, s.queries.Time(from), s.queries.Time(to))
+}
+
+// sumDifference is an allowance of which the books have one sum and another is
+// expected.
+type sumDifference struct {
+	allowance       billing.Allowance
+	expected, found int64
+}
+
+// allowances calls f for each allowance that has not settled the costs of its
+// period.
+func (s snapshot) allowances(ctx context.Context, f func(sumDifference)) error {
+	return s.sumDifferences(ctx, f, s.queries.Allowances)
+}
+
+// leases calls f for each allowance that has not leased what its leases are.
+func (s snapshot) leases(ctx context.Context, f func(sumDifference)) error {
+	return s.sumDifferences(ctx, f, s.queries.Leases)
+}
+
+func (s snapshot) sumDifferences(ctx context.Context, f func(sumDifference), query string) error {
+	return s.each(ctx, func(row scanner) error {
+		var d sumDifference
+		a := &d.allowance
+		err := row.Scan(&a.OrganizationID, &a.KeyID, &a.Kind, &a.Period, timeColumn{&a.Start}, &d.expected, &d.found)
+		if err != nil {
+			return err
+		}
+		f(d)
+		return nil
+	}, query)
+}
+
+func scanLine(row scanner) (books.Line, error) {
+	var l books.Line
+	err := row.Scan(&l.OrganizationID, &l.Seq, &l.Type, &l.Amount, &l.BalanceAfter, timeColumn{&l.CreatedAt},
+		&l.RequestID, &l.PaymentID, &l.Reason, &l.Actor, &l.IdempotencyKey, &l.Hash)
+	return l, err
+}
+
+func scanRollup(org string) func(scanner) (books.Rollup, error) {
+	return func(row scanner) (books.Rollup, error) {
+		r := books.Rollup{RollupKey: books.RollupKey{OrganizationID: org}}
+		err := row.Scan(rollupColumns(&r)...)
+		return r, err
+	}
+}
+
+func rollupColumns(r *books.Rollup) []any {
+	return append([]any{timeColumn{&r.Hour}, &r.KeyID, &r.Provider, &r.Model}, totalsColumns(&r.Totals)...)
+}
+
+func totalsColumns(t *billing.Totals) []any {
+	return []any{
+		&t.Requests, &t.PromptTokens, &t.CompletionTokens, &t.CachedTokens, &t.ReasoningTokens, &t.Cost, &t.MarketCost,
+	}
+}
+
+func scanRequest(row scanner) (*Request, error) {
+	var (
+		r       = new(Request)
+		u       = &r.Usage
+		changes string
+		flags   [3]flagColumn
+	)
+	if err := row.Scan(
+		&r.RequestID, &r.OrganizationID, &r.KeyID, &r.KeyName, timeColumn{&r.At}, &r.Provider, &r.Model, &r.Endpoint,
+		&u.Input, &u.InputAudio, &u.InputImage, &u.CacheRead, &u.CacheReadAudio,
+		&u.CacheWrite, &u.CacheWriteLong, &u.Output, &u.OutputAudio, &u.OutputImage,
+		&u.WebSearches, &u.Reasoning, &r.UsageSource, &flags[0], &r.ServiceTier, &r.Cost, &r.MarketCost,
+		&r.PriceRuleID, &r.Latency, &r.TTFB, &r.Status, &r.Error, &r.ClientIP, &r.UserAgent, &flags[1], &r.Attempts,
+		&changes, &flags[2], &r.Hash,
+	); err != nil {
+		return r, err
+	}
+	r.UsageMismatch, r.Streaming, r.Recovered = flags[0].is, flags[1].is, flags[2].is
+	var err error
+	r.Changes, err = books.DecodeList(changes)
+	if err != nil || flags[0].odd || flags[1].odd || flags[2].odd {
+		// No store writes such a thing: let its hash be another.
+		r.Changes = []string{"odd: " + changes}
+	}
+	return r, nil
+}
+
+// flagColumn scans a flag, which may be any number in SQLite.
+type flagColumn struct{ is, odd bool }
+
+func (c *flagColumn) Scan(v any) error {
+	switch v := v.(type) {
+	case bool:
+		c.is = v
+	case int64:
+		c.is, c.odd = v == 1, v != 0 && v != 1
+	default:
+		return fmt.Errorf("%T is not a flag", v)
+	}
+	return nil
+}
+
+// timeColumn scans a time in UTC.
+type timeColumn struct{ to *time.Time }
+
+func (c timeColumn) Scan(v any) error {
+	switch v := v.(type) {
+	case int64:
+		*c.to = time.UnixMicro(v).UTC()
+	case time.Time:
+		*c.to = v.UTC()
+	default:
+		return fmt.Errorf("%T is not a time", v)
+	}
+	return nil
+}

@@ -1,0 +1,198 @@
+package postgres
+
+import (
+	"strings"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing/internal/proof"
+)
+
+const (
+	// Another node may have verified more in the meantime.
+	rememberLedger = `
+INSERT INTO verified_ledgers AS v (organization_id, entries, balance, credited, debited, hash)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (organization_id) DO UPDATE SET
+	entries = excluded.entries,
+	balance = excluded.balance,
+	credited = excluded.credited,
+	debited = excluded.debited,
+	hash = excluded.hash
+WHERE v.entries < excluded.entries`
+
+	rememberHours = `
+INSERT INTO verified_hours (organization_id, hour,
+	requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost)
+SELECT $1, * FROM unnest($2::timestamptz[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[],
+	$8::bigint[], $9::bigint[])
+ON CONFLICT (organization_id, hour) DO UPDATE SET
+	requests = excluded.requests,
+	prompt_tokens = excluded.prompt_tokens,
+	completion_tokens = excluded.completion_tokens,
+	cached_tokens = excluded.cached_tokens,
+	reasoning_tokens = excluded.reasoning_tokens,
+	cost = excluded.cost,
+	market_cost = excluded.market_cost`
+)
+
+// verifiedColumns are requestColumns, with the list of changes as text.
+var verifiedColumns = strings.Replace(requestColumns, "changes", "changes::text", 1)
+
+var proofQueries = proof.Queries{
+	// It skips from one organization to the next in the tables that have many
+	// rows for each.
+	Organizations: `
+WITH RECURSIVE
+of_requests (id) AS (
+	SELECT min(organization_id) FROM requests
+	UNION ALL
+	SELECT (SELECT min(organization_id) FROM requests WHERE organization_id > id) FROM of_requests WHERE id IS NOT NULL
+),
+of_entries (id) AS (
+	SELECT min(organization_id) FROM entries
+	UNION ALL
+	SELECT (SELECT min(organization_id) FROM entries WHERE organization_id > id) FROM of_entries WHERE id IS NOT NULL
+),
+of_allowances (id) AS (
+	SELECT min(organization_id) FROM allowances
+	UNION ALL
+	SELECT (SELECT min(organization_id) FROM allowances WHERE organization_id > id) FROM of_allowances WHERE id IS NOT NULL
+),
+of_rollups_hourly (id) AS (
+	SELECT min(organization_id) FROM rollups_hourly
+	UNION ALL
+	SELECT (SELECT min(organization_id) FROM rollups_hourly WHERE organization_id > id) FROM of_rollups_hourly WHERE id IS NOT NULL
+)
+SELECT id FROM (
+	SELECT id FROM of_requests
+	UNION
+	SELECT id FROM of_entries
+	UNION
+	SELECT id FROM of_allowances
+	UNION
+	SELECT id FROM of_rollups_hourly
+	UNION
+	SELECT organization_id FROM accounts
+	UNION
+	SELECT organization_id FROM verified_ledgers
+) AS o WHERE id IS NOT NULL ORDER BY id`,
+
+	Account: `
+SELECT coalesce(a.balance, 0), coalesce(a.entries, 0), coalesce(c.credited, 0), coalesce(c.settled, 0),
+	(SELECT coalesce(max(seq), 0) FROM entries WHERE organization_id = $1),
+	coalesce(v.entries, 0), coalesce(v.balance, 0), coalesce(v.credited, 0), coalesce(v.debited, 0), v.hash
+FROM (SELECT 1) AS one
+LEFT JOIN accounts a ON a.organization_id = $1
+LEFT JOIN allowances c ON c.organization_id = $1 AND c.key_id = '' AND c.kind = 'credits'
+	AND c.period = 'never' AND c.period_start = timestamptz '1970-01-01 00:00:00+00'
+LEFT JOIN verified_ledgers v ON v.organization_id = $1`,
+
+	Entries: `
+SELECT ` + entryColumns + ` FROM entries
+WHERE organization_id = $1 AND seq > $2 ORDER BY seq LIMIT $3`,
+
+	Requests: `
+SELECT ` + verifiedColumns + ` FROM requests
+WHERE organization_id = $1 AND request_id IN (SELECT json_array_elements_text($2::json))`,
+
+	FreeRequests: `
+SELECT ` + verifiedColumns + ` FROM requests
+WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3 AND request_id > $4 AND cost = 0
+ORDER BY request_id LIMIT $5`,
+
+	// The subquery is not a join: a planner that knows nothing of the tables yet
+	// would compare each row with each entry.
+	Undebited: `
+SELECT request_id, cost FROM requests r
+WHERE organization_id = $1 AND cost <> 0 AND (
+	SELECT count(*) FROM entries e
+	WHERE e.organization_id = $1 AND e.idempotency_key = 'req:' || r.request_id AND e.type = 'usage_debit'
+) = 0`,
+
+	ChangedHours: `
+WITH h AS (
+	SELECT hour, sum(requests)::bigint AS requests, sum(prompt_tokens)::bigint AS prompt_tokens,
+		sum(completion_tokens)::bigint AS completion_tokens, sum(cached_tokens)::bigint AS cached_tokens,
+		sum(reasoning_tokens)::bigint AS reasoning_tokens, sum(cost)::bigint AS cost, sum(market_cost)::bigint AS market_cost
+	FROM rollups_hourly WHERE organization_id = $1 GROUP BY hour
+)
+SELECT h.hour, h.requests, h.prompt_tokens, h.completion_tokens, h.cached_tokens,
+	h.reasoning_tokens, h.cost, h.market_cost,
+	coalesce(v.requests, 0), coalesce(v.prompt_tokens, 0), coalesce(v.completion_tokens, 0), coalesce(v.cached_tokens, 0),
+	coalesce(v.reasoning_tokens, 0), coalesce(v.cost, 0), coalesce(v.market_cost, 0)
+FROM h LEFT JOIN verified_hours v ON v.organization_id = $1 AND v.hour = h.hour
+WHERE v.requests IS NULL OR h.requests <> v.requests OR h.prompt_tokens <> v.prompt_tokens
+	OR h.completion_tokens <> v.completion_tokens OR h.cached_tokens <> v.cached_tokens
+	OR h.reasoning_tokens <> v.reasoning_tokens OR h.cost <> v.cost OR h.market_cost <> v.market_cost
+UNION ALL
+SELECT v.hour, 0, 0, 0, 0, 0, 0, 0,
+	v.requests, v.prompt_tokens, v.completion_tokens, v.cached_tokens,
+	v.reasoning_tokens, v.cost, v.market_cost
+FROM verified_hours v
+WHERE v.organization_id = $1
+	AND NOT EXISTS (SELECT 1 FROM rollups_hourly r WHERE r.organization_id = v.organization_id AND r.hour = v.hour)
+ORDER BY 1`,
+
+	SumPage: `
+SELECT date_trunc('hour', arrived_at, 'UTC') AS hour, key_id, provider, model,
+	count(*), sum(prompt_tokens)::bigint, sum(completion_tokens)::bigint, sum(cached_tokens)::bigint,
+	sum(reasoning_tokens)::bigint, sum(cost)::bigint, sum(market_cost)::bigint, max(request_id)
+FROM (
+	SELECT request_id, arrived_at, key_id, provider, model, prompt_tokens, completion_tokens, cached_tokens,
+		reasoning_tokens, cost, market_cost
+	FROM requests WHERE organization_id = $1 AND request_id > $2 ORDER BY request_id LIMIT $3
+) AS page GROUP BY 1, 2, 3, 4`,
+
+	SumHour: `
+SELECT date_trunc('hour', arrived_at, 'UTC') AS hour, key_id, provider, model,
+	count(*), sum(prompt_tokens)::bigint, sum(completion_tokens)::bigint, sum(cached_tokens)::bigint,
+	sum(reasoning_tokens)::bigint, sum(cost)::bigint, sum(market_cost)::bigint
+FROM requests
+WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3
+	AND arrived_at >= $4 AND arrived_at < $5
+GROUP BY 1, 2, 3, 4`,
+
+	Rollups: `
+SELECT hour, key_id, provider, model,
+	requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost
+FROM rollups_hourly WHERE organization_id = $1 AND hour >= $2 AND hour < $3`,
+
+	// Rollups are compared with rows: so allowances are, by their sums.
+	Allowances: `
+WITH days AS MATERIALIZED (
+	SELECT organization_id, key_id, date_trunc('day', hour, 'UTC') AS day, sum(cost) AS cost
+	FROM rollups_hourly GROUP BY 1, 2, 3
+),
+spent AS MATERIALIZED (
+	SELECT organization_id, key_id, 'never' AS period, timestamptz '1970-01-01 00:00:00+00' AS period_start, sum(cost) AS cost
+	FROM days GROUP BY 1, 2
+	UNION ALL
+	SELECT organization_id, key_id, 'daily', day, cost
+	FROM days
+	UNION ALL
+	-- Hours rather than days: a day of the session's time zone may be longer.
+	SELECT organization_id, key_id, 'weekly', day - extract(dow FROM day AT TIME ZONE 'UTC') * interval '24 hours', sum(cost)
+	FROM days GROUP BY 1, 2, 4
+	UNION ALL
+	SELECT organization_id, key_id, 'monthly', date_trunc('month', day, 'UTC'), sum(cost)
+	FROM days GROUP BY 1, 2, 4
+)
+SELECT organization_id, key_id, kind, period, period_start, sum(cost)::bigint, sum(settled)::bigint FROM (
+	SELECT organization_id, key_id, kind, period, period_start, 0 AS cost, settled FROM allowances
+	UNION ALL
+	SELECT organization_id, key_id, 'key', period, period_start, cost, 0 FROM spent
+	UNION ALL
+	SELECT organization_id, '', 'budget', period, period_start, cost, 0 FROM spent
+	UNION ALL
+	SELECT organization_id, '', 'credits', period, period_start, cost, 0 FROM spent WHERE period = 'never'
+) AS sides GROUP BY 1, 2, 3, 4, 5 HAVING sum(cost) <> sum(settled) ORDER BY 1, 2, 3, 4, 5`,
+
+	Leases: `
+SELECT organization_id, key_id, kind, period, period_start, sum(amount)::bigint, sum(leased)::bigint FROM (
+	SELECT organization_id, key_id, kind, period, period_start, 0 AS amount, leased FROM allowances WHERE leased <> 0
+	UNION ALL
+	SELECT organization_id, key_id, kind, period, period_start, amount, 0 FROM leases
+) AS sides GROUP BY 1, 2, 3, 4, 5 HAVING sum(amount) <> sum(leased) ORDER BY 1, 2, 3, 4, 5`,
+
+	Time: func(t time.Time) any { return t },
+}
