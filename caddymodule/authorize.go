@@ -40,12 +40,17 @@ func (c *call) claim() billing.Claim {
 		return claim
 	}
 	output := c.outputCeiling()
-	claim.Amount = c.estimate(output)
 	switch {
-	case c.row.Streaming && c.endpoint.Billing == metering.Metered: // extends its hold as it goes
-		claim.Least = max(1, c.estimate(min(output, leastChunk)))
-	case c.request.MaxTokens == 0: // the amount is a guess anyway
-		claim.Least = max(1, c.estimate(output/guessShare))
+	case c.row.Streaming && c.endpoint.Billing == metering.Metered:
+		// It extends its hold as it goes, and a provider that does not care for
+		// the request's limit is noticed before the money is gone.
+		claim.Amount = c.estimate(max(output, leastChunk))
+		claim.Least = max(1, c.estimate(leastChunk))
+	case c.request.MaxTokens == 0:
+		claim.Amount = c.estimate(output)
+		claim.Least = max(1, c.estimate(output/guessShare)) // it is a guess anyway
+	default:
+		claim.Amount = c.estimate(output)
 	}
 	return claim
 }
