@@ -175,7 +175,7 @@ func FuzzReplay(f *testing.F) {
 			return false
 		})
 		slices.Reverse(damaged)
-		if got, err = readAll(append(damaged, damaged[0])); err != nil {
+		if got, err = readAll(slices.Concat(damaged, damaged[:1])); err != nil {
 			t.Fatal(err)
 		}
 		h.prove(t, got, nil)
