@@ -53,7 +53,9 @@ const (
 	selectEntries  = `SELECT organization_id, type, amount, request_id FROM entries`
 	selectAccounts = `SELECT organization_id, balance FROM accounts`
 	selectPosted   = `SELECT EXISTS (SELECT FROM requests WHERE organization_id = $1 AND request_id = $2)`
-	selectLeased   = `SELECT coalesce(sum(amount), 0)::bigint FROM leases WHERE kind = 'credits'`
+	// selectCredits says by how much what is spent and leased of credits is
+	// above what was bought, where that is most.
+	selectCredits = `SELECT coalesce(max(settled + leased - credited), 0)::bigint FROM allowances WHERE kind = 'credits'`
 )
 
 // readBooks reads all of them, from the one state of a transaction.
@@ -142,7 +144,7 @@ func (p *lagProbe) run() {
 	for a := range p.requests {
 		for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 			var posted bool
-			if conn, posted = p.look(conn, a.requestID); posted {
+			if conn, posted = p.look(conn, a); posted {
 				p.samples++
 				p.longest = max(p.longest, time.Since(a.ended))
 				break
@@ -156,7 +158,7 @@ func (p *lagProbe) run() {
 
 // look tells whether a request is in the books. It returns the connection to
 // go on with, nil if there is none.
-func (p *lagProbe) look(conn *pgx.Conn, requestID string) (_ *pgx.Conn, posted bool) {
+func (p *lagProbe) look(conn *pgx.Conn, a *attempt) (_ *pgx.Conn, posted bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	if conn == nil || conn.IsClosed() {
@@ -165,12 +167,9 @@ func (p *lagProbe) look(conn *pgx.Conn, requestID string) (_ *pgx.Conn, posted b
 			return nil, false
 		}
 	}
-	if err := conn.QueryRow(ctx, selectPosted, organization, requestID).Scan(&posted); err != nil {
+	if err := conn.QueryRow(ctx, selectPosted, a.organization, a.requestID).Scan(&posted); err != nil {
 		conn.Close(ctx)
 		return nil, false
 	}
 	return conn, posted
 }
-
-// organization is the tenant that all requests are of.
-const organization = "default"

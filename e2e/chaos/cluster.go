@@ -114,27 +114,32 @@ func (c *cluster) start(ctx context.Context) error {
 	return nil
 }
 
-// buy grants the organization credits.
-func (c *cluster) buy(ctx context.Context, pkg string) error {
-	return c.nodes[0].call(ctx, http.MethodPost, "/v1/billing/purchase", map[string]string{"package_id": pkg}, nil)
+const (
+	// defaultOrganization is there from the start.
+	defaultOrganization = "default"
+	otherOrganization   = "other"
+)
+
+// createOrganization makes another tenant.
+func (c *cluster) createOrganization(ctx context.Context, id string) error {
+	return execute(ctx, c.database, fmt.Sprintf(
+		`INSERT INTO organizations (id, name, created_at) VALUES ('%s', '%s', pg_catalog.now())`, id, id))
 }
 
-// createKeys makes proxy keys, each with one of the limits in turns; "" is
-// none.
-func (c *cluster) createKeys(ctx context.Context, limits ...string) ([]string, error) {
-	var keys []string
-	for i, limit := range limits {
-		body := map[string]any{"name": fmt.Sprintf("chaos-%d", i)}
-		if limit != "" {
-			body["usage_limit_dollars"] = limit
-		}
-		var created struct{ Key string }
-		if err := c.nodes[0].call(ctx, http.MethodPost, "/v1/keys", body, &created); err != nil {
-			return nil, err
-		}
-		keys = append(keys, created.Key)
+// buy grants an organization credits.
+func (c *cluster) buy(ctx context.Context, organization, pkg string) error {
+	return c.nodes[0].callFor(ctx, organization, "POST /v1/billing/purchase", map[string]string{"package_id": pkg}, nil)
+}
+
+// createKey makes a proxy key with a limit in USD; "" is none.
+func (c *cluster) createKey(ctx context.Context, organization, limit string) (key, error) {
+	body := map[string]any{"name": "chaos"}
+	if limit != "" {
+		body["usage_limit_dollars"] = limit
 	}
-	return keys, nil
+	var created struct{ Key string }
+	err := c.nodes[0].callFor(ctx, organization, "POST /v1/keys", body, &created)
+	return key{created.Key, organization}, err
 }
 
 // settle brings everything up, waits until all is posted, and proves the
@@ -171,25 +176,33 @@ func (c *cluster) settle(ctx context.Context, e evidence) error {
 		c.figures.violate("%d proxy keys reached the provider", leaked)
 	}
 	e.served, e.books = c.provider.Served(), books
+	if all := c.provider.Totals().Requests; int64(len(e.served)) < all {
+		return fmt.Errorf("the provider remembers %d of %d requests: use a shorter form", len(e.served), all)
+	}
 	c.figures.take(e, reconcile(e))
 	return nil
 }
 
 // verify asks the product for its own proof of the books.
 func (c *cluster) verify(ctx context.Context) error {
+	imbalance, err := c.imbalance(ctx, c.nodes[0])
+	if err == nil && imbalance != 0 {
+		c.figures.violate("verify finds an imbalance of %d", imbalance)
+	}
+	return err
+}
+
+func (c *cluster) imbalance(ctx context.Context, n *node) (int64, error) {
 	var verified struct {
 		Imbalance *int64 `json:"imbalance_nanos"`
 	}
-	if err := c.nodes[0].call(ctx, http.MethodGet, "/v1/ledger/verify", nil, &verified); err != nil {
-		return err
+	if err := n.call(ctx, http.MethodGet, "/v1/ledger/verify", nil, &verified); err != nil {
+		return 0, err
 	}
-	switch {
-	case verified.Imbalance == nil:
-		c.figures.violate("verify does not say what the imbalance is")
-	case *verified.Imbalance != 0:
-		c.figures.violate("verify finds an imbalance of %d", *verified.Imbalance)
+	if verified.Imbalance == nil {
+		return 0, errors.New("verify does not say what the imbalance is")
 	}
-	return nil
+	return *verified.Imbalance, nil
 }
 
 // checkJournals: after a clean stop nothing is left to recover.

@@ -3,10 +3,8 @@ package chaos
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"strings"
 	"time"
 
@@ -14,7 +12,8 @@ import (
 )
 
 const (
-	dollar = 1_000_000_000 // in nano-USD
+	dollar = 1_000_000_000 // in nano-USD, as are the rest
+	five   = 5 * dollar
 	cent   = dollar / 100
 	// spendTimeout ends a load that is to end by being refused.
 	spendTimeout = 90 * time.Second
@@ -52,7 +51,7 @@ func limits(ctx context.Context, c *cluster) error {
 	if err := c.start(ctx); err != nil {
 		return err
 	}
-	if err := c.buy(ctx, "dollar"); err != nil {
+	if err := c.buy(ctx, defaultOrganization, "dollar"); err != nil {
 		return err
 	}
 	names := []string{"credits", "key limit"}
@@ -65,7 +64,7 @@ func limits(ctx context.Context, c *cluster) error {
 	default:
 		names = append(names, "budget")
 	}
-	keys, err := c.createKeys(ctx, "1.00")
+	k, err := c.createKey(ctx, defaultOrganization, "1.00")
 	if err != nil {
 		return err
 	}
@@ -73,7 +72,12 @@ func limits(ctx context.Context, c *cluster) error {
 	if err != nil {
 		return err
 	}
-	e := evidence{cutOff: true, attempts: c.spend(ctx, keys, clients, dear)}
+	l := c.newSpenders(k, clients, dear)
+	attempts, err := c.spend(ctx, l, bound, nil)
+	if err != nil {
+		return err
+	}
+	e := evidence{cutOff: true, attempts: attempts}
 	for _, name := range names {
 		e.limits = append(e.limits, limit{name: name, nanos: dollar, bound: bound})
 	}
@@ -100,10 +104,10 @@ func hostile(ctx context.Context, c *cluster) error {
 	if err := c.start(ctx); err != nil {
 		return err
 	}
-	if err := c.buy(ctx, "cent"); err != nil {
+	if err := c.buy(ctx, defaultOrganization, "cent"); err != nil {
 		return err
 	}
-	keys, err := c.createKeys(ctx, "")
+	k, err := c.createKey(ctx, defaultOrganization, "")
 	if err != nil {
 		return err
 	}
@@ -112,7 +116,9 @@ func hostile(ctx context.Context, c *cluster) error {
 		return err
 	}
 	e := evidence{cutOff: true, limits: []limit{{name: "credits", nanos: cent, bound: bound}}}
-	e.attempts = c.spend(ctx, keys, streams, liars)
+	if e.attempts, err = c.spend(ctx, c.newSpenders(k, streams, liars), bound, nil); err != nil {
+		return err
+	}
 	if err := c.settle(ctx, e); err != nil {
 		return err
 	}
@@ -125,19 +131,88 @@ func hostile(ctx context.Context, c *cluster) error {
 	return nil
 }
 
-// spend sends requests until every client has been refused once.
-func (c *cluster) spend(ctx context.Context, keys []string, clients int, choose func(*rand.Rand) ask) []*attempt {
+// siege: a limit is reached while nodes are killed and connections to the
+// database are cut. What was leased to a node that was killed is its own until
+// it is back, so less than the limit may be spent; never more.
+func siege(ctx context.Context, c *cluster) error {
+	const clients = 64
+	if err := c.start(ctx); err != nil {
+		return err
+	}
+	if err := c.buy(ctx, defaultOrganization, "five"); err != nil {
+		return err
+	}
+	k, err := c.createKey(ctx, defaultOrganization, "5.00")
+	if err != nil {
+		return err
+	}
+	bound, err := oneEvent(dear(rand.New(rand.NewPCG(1, 1))), clients)
+	if err != nil {
+		return err
+	}
+	l := c.newSpenders(k, clients, dear)
+	attempts, err := c.spend(ctx, l, bound, func(ctx context.Context) error {
+		switch c.random.IntN(4) {
+		case 0:
+			return c.killOne(ctx)
+		case 1:
+			c.proxy.loseReplies.Add(1 + c.random.Int64N(3))
+		default:
+			c.proxy.cutAll()
+		}
+		return nil
+	})
+	c.proxy.loseReplies.Store(0)
+	if err != nil {
+		return err
+	}
+	e := evidence{cutOff: true, attempts: attempts, limits: []limit{{"credits", five, bound}, {"key limit", five, bound}}}
+	if err := c.settle(ctx, e); err != nil {
+		return err
+	}
+	c.figures.check(attempts, expect{dying: true, refused: true, unavailable: func(*attempt) bool { return true }})
+	spent, err := c.spent(ctx)
+	c.figures.note("%.2f %% of 5 USD was spent, %d replies of the database lost", float64(spent)/five*100, c.proxy.lost.Load())
+	return err
+}
+
+// newSpenders are clients of one key, each of which sends requests until it is
+// refused.
+func (c *cluster) newSpenders(k key, clients int, choose func(*rand.Rand) ask) *load {
+	l := c.newLoad([]key{k}, choose)
+	l.clients, l.think, l.untilRefused = clients, 10*time.Millisecond, true
+	return l
+}
+
+// spend lets clients spend a limit until every one has been refused, with a
+// fault now and then unless it is nil.
+func (c *cluster) spend(ctx context.Context, l *load, bound int64, fault func(context.Context) error) ([]*attempt, error) {
 	ctx, cancel := context.WithTimeout(ctx, spendTimeout)
 	defer cancel()
-	l := c.newLoad(keys, choose)
-	l.clients, l.think, l.untilRefused = clients, 10*time.Millisecond, true
+	finish := c.startAudit(ctx, bound)
+	defer finish()
 	l.start(ctx)
-	attempts := l.join()
+	done := make(chan struct{})
+	var attempts []*attempt
+	go func() {
+		defer close(done)
+		attempts = l.join()
+	}()
+	var failed error
+	for fault != nil && failed == nil {
+		select {
+		case <-done:
+			fault = nil
+		case <-time.After(c.between(200*time.Millisecond, 600*time.Millisecond)):
+			failed = fault(ctx)
+		}
+	}
+	<-done
 	if ctx.Err() != nil {
 		c.figures.violate("clients were still not refused after %s", spendTimeout)
 	}
 	c.progress("%d requests", len(attempts))
-	return attempts
+	return attempts, failed
 }
 
 func (c *cluster) spent(ctx context.Context) (int64, error) {
@@ -159,81 +234,4 @@ func (c *cluster) setBudget(ctx context.Context, dollars string) error {
 		return errNoBudgets
 	}
 	return err
-}
-
-// Sizes of the disk that a journal is on: room for one segment with its
-// reserve and not for two, and then for all that is needed.
-const (
-	smallDisk = 24 << 20
-	largeDisk = 256 << 20
-)
-
-// fullDisk: the disk of one node's journal is full for a while.
-func fullDisk(ctx context.Context, c *cluster) (err error) {
-	n := c.nodes[0]
-	if err := os.MkdirAll(n.journal, 0o700); err != nil {
-		return fmt.Errorf("make folder: %w", err)
-	}
-	disk, err := mountMemory(n.journal, smallDisk)
-	if err != nil {
-		c.figures.note("SKIPPED: %v", err)
-		c.progress("SKIPPED: %v", err)
-		return nil
-	}
-	defer func() { err = errors.Join(err, n.kill(), disk.unmount()) }()
-	c.nodes = c.nodes[:1] // the others' disks are well
-	var full, freed time.Time
-	attempts, err := c.underLoad(ctx, bulky, func(ctx context.Context) error {
-		full, err = c.awaitRefusal(ctx, n)
-		if err != nil {
-			return err
-		}
-		c.progress("the journal's disk is full")
-		if err := pause(ctx, 3*time.Second); err != nil {
-			return err
-		}
-		if err := disk.resize(largeDisk); err != nil {
-			return err
-		}
-		freed = time.Now()
-		c.progress("the journal's disk has room again")
-		return pause(ctx, 5*time.Second)
-	})
-	c.figures.check(attempts, expect{unavailable: func(a *attempt) bool {
-		return a.ended.After(full.Add(-time.Second)) && a.sent.Before(freed.Add(time.Second))
-	}})
-	if len(c.figures.errors) == 0 {
-		c.figures.violate("the disk was never full: no request was refused")
-	}
-	return err
-}
-
-// bulky are requests with large records, and some that stay open for long,
-// which keep the journal from starting over in the same segment.
-func bulky(random *rand.Rand) ask {
-	a := mixed(random)
-	a.padding = " " + strings.Repeat("x", 450)
-	a.stream, a.leaveAfter, a.delay = false, 0, time.Millisecond
-	if random.IntN(200) == 0 {
-		a.stream, a.pieces, a.delay = true, 20, time.Second
-	}
-	return a
-}
-
-// awaitRefusal returns when a node has no room for another request.
-func (c *cluster) awaitRefusal(ctx context.Context, n *node) (time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	for {
-		log, err := os.ReadFile(n.dir + "/gateway.log")
-		if err != nil {
-			return time.Time{}, fmt.Errorf("read log: %w", err)
-		}
-		if strings.Contains(string(log), unavailable) {
-			return time.Now(), nil
-		}
-		if err := pause(ctx, 100*time.Millisecond); err != nil {
-			return time.Time{}, fmt.Errorf("the disk does not fill up: %w", err)
-		}
-	}
 }

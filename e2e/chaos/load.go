@@ -14,16 +14,20 @@ import (
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
 
+// key is a proxy key.
+type key struct{ secret, organization string }
+
 // attempt is one request as its client saw it.
 type attempt struct {
 	ask
 	answer
-	marker    string
-	node      int
-	sent      time.Time
-	ended     time.Time
-	requestID string
-	status    int // 0 if the connection failed before an answer
+	organization string
+	marker       string
+	node         int
+	sent         time.Time
+	ended        time.Time
+	requestID    string
+	status       int // 0 if the connection failed before an answer
 	// refusal is the gateway's own error, if that was the answer.
 	refusal string
 	// err is how the connection failed, before or during the answer.
@@ -41,8 +45,8 @@ func (a *attempt) failed() bool { return a.status >= http.StatusInternalServerEr
 // load sends requests from many clients at once.
 type load struct {
 	nodes []*node
-	// keys are the proxy keys; clients take turns.
-	keys    []string
+	// keys are what clients use, in turns.
+	keys    []key
 	clients int
 	// think is how long a client pauses between two requests.
 	think time.Duration
@@ -93,6 +97,7 @@ func (l *load) join() []*attempt {
 func (l *load) run(ctx context.Context, client *http.Client, number int) {
 	random := rand.New(rand.NewPCG(l.seed, uint64(number)))
 	node := number
+	k := l.keys[number%len(l.keys)]
 	var seen []*attempt
 	defer func() {
 		l.mu.Lock()
@@ -100,8 +105,8 @@ func (l *load) run(ctx context.Context, client *http.Client, number int) {
 		l.result = append(l.result, seen...)
 	}()
 	for i := 0; ctx.Err() == nil; i++ {
-		a := &attempt{ask: l.choose(random), node: node % len(l.nodes), marker: fmt.Sprintf("%s-%d-%d", l.prefix, number, i)}
-		l.send(client, a, l.keys[number%len(l.keys)])
+		a := &attempt{ask: l.choose(random), node: node % len(l.nodes), organization: k.organization, marker: fmt.Sprintf("%s-%d-%d", l.prefix, number, i)}
+		l.send(client, a, k.secret)
 		seen = append(seen, a)
 		l.count.Add(1)
 		if l.each != nil {
@@ -176,9 +181,12 @@ func mixed(random *rand.Rand) ask {
 	return a
 }
 
-// patient are clients whose streams last some seconds.
+// patient is everyday traffic, but for a third of streams that last seconds.
 func patient(random *rand.Rand) ask {
 	a := mixed(random)
+	if random.IntN(3) > 0 {
+		return a
+	}
 	a.stream, a.leaveAfter = true, 0
 	a.output, a.maxTokens, a.pieces = 40, 240, 40
 	a.delay = time.Duration(30+random.IntN(90)) * time.Millisecond

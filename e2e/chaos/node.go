@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"text/template"
 	"time"
@@ -49,6 +50,7 @@ var caddyfile = template.Must(template.New("Caddyfile").Parse(`{
 		max_body {{.MaxBody}}MiB
 		billing development {
 			package plenty 100000.00 100000.00
+			package five 5.00 5.00
 			package dollar 1.00 1.00
 			package cent 0.01 0.01
 		}
@@ -313,6 +315,12 @@ func (e *statusError) Error() string { return fmt.Sprintf("status %d: %s", e.sta
 // call sends a request to the management API as the operator, and decodes the
 // answer into out unless that is nil. Errors: *statusError.
 func (n *node) call(ctx context.Context, method, path string, body, out any) error {
+	return n.callFor(ctx, defaultOrganization, method+" "+path, body, out)
+}
+
+// callFor sends a request, such as "GET /v1/account", for an organization.
+func (n *node) callFor(ctx context.Context, organization, endpoint string, body, out any) error {
+	method, path, _ := strings.Cut(endpoint, " ")
 	encoded, err := json.Marshal(body)
 	if err != nil {
 		return fmt.Errorf("encode body: %w", err)
@@ -325,26 +333,27 @@ func (n *node) call(ctx context.Context, method, path string, body, out any) err
 		return fmt.Errorf("make request: %w", err)
 	}
 	req.Header.Set("Authorization", "Bearer "+adminToken)
+	req.Header.Set("X-Organization", organization)
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", method, path, err)
+		return fmt.Errorf("%s: %w", endpoint, err)
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(res.Body)
 	if err != nil {
-		return fmt.Errorf("%s %s: read answer: %w", method, path, err)
+		return fmt.Errorf("%s: read answer: %w", endpoint, err)
 	}
 	if res.StatusCode/100 != 2 {
-		return fmt.Errorf("%s %s: %w", method, path, &statusError{res.StatusCode, string(b)})
+		return fmt.Errorf("%s: %w", endpoint, &statusError{res.StatusCode, string(b)})
 	}
 	if out == nil {
 		return nil
 	}
 	if err := json.Unmarshal(b, out); err != nil {
-		return fmt.Errorf("%s %s: decode answer: %w", method, path, err)
+		return fmt.Errorf("%s: decode answer: %w", endpoint, err)
 	}
 	return nil
 }

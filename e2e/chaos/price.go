@@ -11,16 +11,15 @@ import (
 const discount = 20
 
 // rate is a model's price in USD per million tokens. The rates are odd on
-// purpose, so that sums have to be rounded.
+// purpose: sums have to be rounded.
 type rate struct{ input, output string }
 
 var rates = map[string]rate{
-	"chaos-openai":    {"1.37", "7.93"},
-	"chaos-anthropic": {"3.11", "14.87"},
-	"chaos-gemini":    {"0.31", "2.53"},
-	// dear is for limits: its prompt costs next to nothing, so that holds and
-	// costs differ by little, and 100 of its tokens cost 0.001 USD after the
-	// discount.
+	"chaos-openai":    {"1.3707", "7.9311"},
+	"chaos-anthropic": {"3.1119", "14.8777"},
+	"chaos-gemini":    {"0.310625", "2.5303"},
+	// For limits: a prompt costs next to nothing, so that holds and costs differ
+	// by little, and 100 generated tokens cost 0.001 USD after the discount.
 	"chaos-dear": {"0.01", "12.50"},
 }
 

@@ -3,7 +3,6 @@ package chaos
 import (
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -30,7 +29,11 @@ type proxy struct {
 }
 
 // pair is one connection through the proxy.
-type pair struct{ client, server net.Conn }
+type pair struct {
+	client, server net.Conn
+	// mute keeps what the server says from the client.
+	mute atomic.Bool
+}
 
 // newProxy listens on a free loopback port.
 func newProxy(socket string) (*proxy, error) {
@@ -61,7 +64,7 @@ func (p *proxy) serve(client net.Conn) {
 		reset(client) // as a host does whose server is away
 		return
 	}
-	c := &pair{client, server}
+	c := &pair{client: client, server: server}
 	if !p.add(c) {
 		c.cut()
 		return
@@ -93,13 +96,14 @@ func (p *proxy) pass(c *pair, to, from net.Conn) {
 		n, err := from.Read(buffer)
 		if n > 0 {
 			p.delay()
-			if _, err := to.Write(buffer[:n]); err != nil {
+			if from == c.client && p.losesReply() {
+				c.mute.Store(true)
+			}
+			if from == c.server && c.mute.Load() {
+				c.cut() // it has acted on what it got, and nobody hears of it
 				return
 			}
-			if from == c.client && p.losesReply() {
-				// The server acts on what it got; nobody hears of it.
-				time.Sleep(5 * time.Millisecond)
-				c.cut()
+			if _, err := to.Write(buffer[:n]); err != nil {
 				return
 			}
 		}
@@ -191,5 +195,5 @@ func reset(c net.Conn) {
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0) // or the peer sees an end in good order
 	}
-	_ = c.(io.Closer).Close()
+	_ = c.Close()
 }

@@ -103,7 +103,7 @@ func (r *reconciliation) indexBooks() {
 			r.debits[e.requestID] = append(r.debits[e.requestID], -e.amount)
 		}
 	}
-	ids := make(map[string]bool, len(r.books.rows))
+	ids := make(map[string]bool, len(r.books.rows)) // unique among all organizations, here
 	for i := range r.books.rows {
 		b := &r.books.rows[i]
 		if ids[b.requestID] {
@@ -181,6 +181,9 @@ func (r *reconciliation) checkUnserved(a *attempt, b *row) {
 }
 
 func (r *reconciliation) checkCharge(a *attempt, b *row, s *sandbox.Served) {
+	if a.organization != b.organization {
+		r.violate("%s is of organization %s, its row of %s", a.marker, a.organization, b.organization)
+	}
 	if a.requestID != "" && a.requestID != b.requestID {
 		r.violate("%s has request id %s for its client and %s in its row", a.marker, a.requestID, b.requestID)
 	}

@@ -29,20 +29,34 @@ var scenarios = []scenario{
 	{"clock", true, clockJumps},
 	{"limits", true, limits},
 	{"hostile", true, hostile},
+	{"siege", true, siege},
 	{"blackout", false, blackout},
 	{"disk", false, fullDisk},
 }
 
-// prepare starts the nodes, buys credits in plenty and makes keys: half of
-// them with a limit that is never reached, but counts.
-func (c *cluster) prepare(ctx context.Context) ([]string, error) {
+// prepare starts the nodes, and gives two organizations credits in plenty and
+// two keys each, one of them with a limit that is never reached, but counts.
+func (c *cluster) prepare(ctx context.Context) ([]key, error) {
 	if err := c.start(ctx); err != nil {
 		return nil, err
 	}
-	if err := c.buy(ctx, "plenty"); err != nil {
+	if err := c.createOrganization(ctx, otherOrganization); err != nil {
 		return nil, err
 	}
-	return c.createKeys(ctx, "", "50000", "", "50000")
+	var keys []key
+	for _, organization := range []string{defaultOrganization, otherOrganization} {
+		if err := c.buy(ctx, organization, "plenty"); err != nil {
+			return nil, err
+		}
+		for _, limit := range []string{"", "50000"} {
+			k, err := c.createKey(ctx, organization, limit)
+			if err != nil {
+				return nil, err
+			}
+			keys = append(keys, k)
+		}
+	}
+	return keys, nil
 }
 
 // underLoad runs faults while clients send requests, and returns what they
@@ -55,9 +69,11 @@ func (c *cluster) underLoad(ctx context.Context, choose func(*rand.Rand) ask, fa
 	l := c.newLoad(keys, choose)
 	probe := startLagProbe(c.database)
 	l.each = probe.offer
+	audit := c.startAudit(ctx, 0)
 	l.start(ctx)
 	failed := faults(ctx)
 	attempts := l.finish()
+	audit()
 	c.progress("%d requests", len(attempts))
 	if failed == nil {
 		failed = c.settle(ctx, evidence{attempts: attempts})
@@ -66,7 +82,7 @@ func (c *cluster) underLoad(ctx context.Context, choose func(*rand.Rand) ask, fa
 	return attempts, failed
 }
 
-func (c *cluster) newLoad(keys []string, choose func(*rand.Rand) ask) *load {
+func (c *cluster) newLoad(keys []key, choose func(*rand.Rand) ask) *load {
 	return &load{
 		nodes: c.nodes, keys: keys, clients: c.options.clients, think: 40 * time.Millisecond,
 		choose: choose, seed: c.seed, prefix: c.figures.scenario,
@@ -91,7 +107,7 @@ func kills(ctx context.Context, c *cluster) error {
 		}
 		return pause(ctx, time.Second)
 	})
-	c.figures.check(attempts, expect{broken: true, connections: true})
+	c.figures.check(attempts, expect{dying: true})
 	return err
 }
 
@@ -174,7 +190,7 @@ func reloads(ctx context.Context, c *cluster) error {
 		}
 		return pause(ctx, time.Second)
 	})
-	c.figures.check(attempts, expect{})
+	c.figures.check(attempts, expect{leaving: true})
 	return err
 }
 
@@ -199,7 +215,7 @@ func stops(ctx context.Context, c *cluster) error {
 		return pause(ctx, time.Second)
 	})
 	c.figures.note("%d nodes stopped and started again", stopped)
-	c.figures.check(attempts, expect{connections: true})
+	c.figures.check(attempts, expect{leaving: true})
 	return err
 }
 
@@ -230,6 +246,9 @@ func cuts(ctx context.Context, c *cluster) error {
 // slowDatabase: 200 ms for each round trip, and a stall of three seconds.
 func slowDatabase(ctx context.Context, c *cluster) error {
 	attempts, err := c.underLoad(ctx, mixed, func(ctx context.Context) error {
+		if err := pause(ctx, 3*time.Second); err != nil { // cold caches are no fault
+			return err
+		}
 		c.proxy.latency.Store(int64(100 * time.Millisecond))
 		c.progress("each round trip to the database takes 200 ms more")
 		err := pause(ctx, c.options.duration/2)
@@ -294,6 +313,6 @@ func blackout(ctx context.Context, c *cluster) error {
 		}
 		return pause(ctx, 2*time.Second)
 	})
-	c.figures.check(attempts, expect{broken: true, connections: true, unavailable: func(*attempt) bool { return true }})
+	c.figures.check(attempts, expect{dying: true, unavailable: func(*attempt) bool { return true }})
 	return err
 }
