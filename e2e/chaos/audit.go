@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"sync"
 	"time"
-
-	"github.com/jackc/pgx/v5"
 )
 
 // auditEvery is how often the books are looked at while they are written.
@@ -30,7 +28,7 @@ func (c *cluster) startAudit(ctx context.Context, bound int64) (finish func()) {
 					said = append(said, fmt.Sprintf("verify found an imbalance of %d under load", n))
 				}
 			}
-			if over, err := c.overLimit(ctx); err == nil && over > bound {
+			if over, err := selectOne(ctx, c.database, selectCredits); err == nil && over > bound {
 				said = append(said, fmt.Sprintf("%d more credits are spent and leased than were bought; at most %d is allowed", over, bound))
 			}
 		}
@@ -42,14 +40,4 @@ func (c *cluster) startAudit(ctx context.Context, bound int64) (finish func()) {
 			c.figures.violate("%s", s)
 		}
 	}
-}
-
-// overLimit is by how much credits are overdrawn.
-func (c *cluster) overLimit(ctx context.Context) (over int64, err error) {
-	conn, err := pgx.Connect(ctx, c.database)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close(ctx)
-	return over, conn.QueryRow(ctx, selectCredits).Scan(&over)
 }

@@ -53,6 +53,7 @@ const (
 	selectEntries  = `SELECT organization_id, type, amount, request_id FROM entries`
 	selectAccounts = `SELECT organization_id, balance FROM accounts`
 	selectPosted   = `SELECT EXISTS (SELECT FROM requests WHERE organization_id = $1 AND request_id = $2)`
+	selectLeased   = `SELECT coalesce(sum(amount), 0)::bigint FROM leases WHERE kind = 'credits'`
 	// selectCredits says by how much what is spent and leased of credits is
 	// above what was bought, where that is most.
 	selectCredits = `SELECT coalesce(max(settled + leased - credited), 0)::bigint FROM allowances WHERE kind = 'credits'`
@@ -91,6 +92,19 @@ func readBooks(ctx context.Context, dsn string) (*books, error) {
 		return nil, fmt.Errorf("read accounts: %w", err)
 	}
 	return b, nil
+}
+
+// selectOne reads a number.
+func selectOne(ctx context.Context, dsn, query string) (n int64, err error) {
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return 0, fmt.Errorf("connect to PostgreSQL: %w", err)
+	}
+	defer conn.Close(ctx)
+	if err := conn.QueryRow(ctx, query).Scan(&n); err != nil {
+		return 0, fmt.Errorf("%s: %w", query, err)
+	}
+	return n, nil
 }
 
 func selectAll[T any](ctx context.Context, tx pgx.Tx, query string, columns func(*T) []any) ([]T, error) {

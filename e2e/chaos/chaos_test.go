@@ -43,6 +43,9 @@ func init() {
 	flag.StringVar(&flags.dir, "chaos.dir", "", "folder for the logs of failed runs; default the system's")
 }
 
+// report is the table of the run. It is the last thing that is printed.
+var report string
+
 // interrupt is done when the run is interrupted; everything is cleaned up then.
 var interrupt context.Context
 
@@ -52,6 +55,7 @@ func TestMain(m *testing.M) {
 	interrupt = ctx
 	code := m.Run()
 	stop()
+	fmt.Printf("\n%s\n", report)
 	os.Exit(code)
 }
 
@@ -130,8 +134,7 @@ func TestChaos(t *testing.T) {
 			all = append(all, f)
 		})
 	}
-	report := table(all, o.seed)
-	fmt.Printf("\n%s\n", report)
+	report = table(all, o.seed)
 	if err := os.WriteFile(filepath.Join(o.dir, "report.md"), []byte(report), 0o600); err != nil {
 		t.Error(err)
 	}

@@ -167,7 +167,9 @@ func (c *cluster) settle(ctx context.Context, e evidence) error {
 			return err
 		}
 	}
-	c.checkJournals()
+	for _, n := range c.nodes {
+		c.checkJournal(n)
+	}
 	books, err := readBooks(ctx, c.database)
 	if err != nil {
 		return err
@@ -205,23 +207,21 @@ func (c *cluster) imbalance(ctx context.Context, n *node) (int64, error) {
 	return *verified.Imbalance, nil
 }
 
-// checkJournals: after a clean stop nothing is left to recover.
-func (c *cluster) checkJournals() {
-	for _, n := range c.nodes {
-		j, recovered, err := journal.Open(n.journal, journal.Options{})
-		if err != nil {
-			c.figures.violate("journal of %s: %v", n.name, err)
-			continue
-		}
-		if left := len(recovered.Settlements); left > 0 {
-			c.figures.violate("%d settlements are in the journal of %s after a clean stop", left, n.name)
-		}
-		if len(recovered.Torn) > 0 {
-			c.figures.violate("journal of %s is damaged after a clean stop: %q", n.name, recovered.Torn)
-		}
-		if err := j.Close(); err != nil {
-			c.figures.violate("journal of %s: %v", n.name, err)
-		}
+// checkJournal: after a clean stop nothing is left to recover.
+func (c *cluster) checkJournal(n *node) {
+	j, recovered, err := journal.Open(n.journal, journal.Options{})
+	if err != nil {
+		c.figures.violate("journal of %s: %v", n.name, err)
+		return
+	}
+	if left := len(recovered.Settlements); left > 0 {
+		c.figures.violate("%d settlements are in the journal of %s after a clean stop", left, n.name)
+	}
+	if len(recovered.Torn) > 0 {
+		c.figures.violate("journal of %s is damaged after a clean stop: %q", n.name, recovered.Torn)
+	}
+	if err := j.Close(); err != nil {
+		c.figures.violate("journal of %s: %v", n.name, err)
 	}
 }
 

@@ -52,24 +52,48 @@ func (c *cluster) killAll(ctx context.Context) error {
 	return c.start(ctx)
 }
 
+// away is a time without the database.
+type away struct {
+	from, to time.Time
+	// leased is what nodes had leased of credits when it began. They can get no
+	// more until it ends.
+	leased int64
+}
+
 // outage takes the database away for a while.
-func (c *cluster) outage(ctx context.Context, how pgtest.Stop, length time.Duration, during func() error) error {
-	if err := c.postgres.Halt(how); err != nil {
-		return err
+func (c *cluster) outage(ctx context.Context, how pgtest.Stop, length time.Duration, during func() error) (away, error) {
+	gone, err := c.takeAway(ctx, how)
+	if err != nil {
+		return gone, err
 	}
 	c.figures.outages++
-	began := time.Now()
 	c.progress("PostgreSQL is away (signal %d) for %s", how, length)
 	failed := during()
 	if failed == nil {
-		failed = pause(ctx, length-time.Since(began))
+		failed = pause(ctx, length-time.Since(gone.from))
 	}
+	gone.to = time.Now()
 	// It comes back whatever happened: other scenarios follow.
 	if err := c.postgres.Resume(); err != nil {
-		return err
+		return gone, err
 	}
-	c.progress("PostgreSQL is back")
-	return failed
+	c.progress("PostgreSQL is back after %s", time.Since(gone.from).Round(100*time.Millisecond))
+	return gone, failed
+}
+
+// takeAway stops the database, and reads before what is leased, when nobody
+// can change that any more.
+func (c *cluster) takeAway(ctx context.Context, how pgtest.Stop) (away, error) {
+	release := c.proxy.stall()
+	defer release()
+	if err := pause(ctx, 100*time.Millisecond); err != nil { // for what is at work in the database
+		return away{}, err
+	}
+	leased, err := selectOne(ctx, c.database, selectLeased)
+	if err != nil {
+		return away{}, err
+	}
+	return away{from: time.Now(), leased: leased}, c.postgres.Halt(how)
 }
 
 // The clock of the database can be set: unqualified names are looked for in
@@ -93,5 +117,9 @@ func (c *cluster) installClock(ctx context.Context, database string) error {
 // jump sets the database's clock.
 func (c *cluster) jump(ctx context.Context, ahead time.Duration) error {
 	c.progress("the database's clock is %s ahead", ahead)
-	return execute(ctx, c.database, fmt.Sprintf(`UPDATE public.chaos_clock SET ahead = '%d seconds'`, int(ahead.Seconds())))
+	seconds := int(ahead.Seconds())
+	return execute(ctx, c.database,
+		fmt.Sprintf(`UPDATE public.chaos_clock SET ahead = '%d seconds'`, seconds),
+		// Or the jump would prove nothing.
+		fmt.Sprintf(`DO $$ BEGIN ASSERT now() - pg_catalog.now() = '%d seconds', 'the clock did not jump'; END $$`, seconds))
 }

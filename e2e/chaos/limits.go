@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"strings"
@@ -19,12 +20,12 @@ const (
 	spendTimeout = 90 * time.Second
 )
 
-// dear are requests of half a tenth of a cent each, whose holds are what they
-// cost.
+// dear are requests of half a tenth of a cent each, whose holds are little
+// more than what they cost.
 func dear(random *rand.Rand) ask {
 	a := protocols[random.IntN(len(protocols))]
 	a.model = "chaos-dear"
-	a.prompt, a.output, a.maxTokens = 8, 50, 50
+	a.prompt, a.output, a.maxTokens = 80, 50, 51
 	a.stream, a.pieces = random.IntN(2) == 0, 10
 	a.delay = time.Duration(1+random.IntN(10)) * time.Millisecond
 	return a
@@ -34,7 +35,7 @@ func dear(random *rand.Rand) ask {
 func liars(*rand.Rand) ask {
 	return ask{
 		protocol: metering.OpenAI, model: "chaos-dear", stream: true,
-		prompt: 8, output: 100, maxTokens: 1, pieces: 20, delay: 200 * time.Millisecond,
+		prompt: 80, output: 100, maxTokens: 1, pieces: 20, delay: 200 * time.Millisecond,
 	}
 }
 
@@ -133,7 +134,9 @@ func hostile(ctx context.Context, c *cluster) error {
 
 // siege: a limit is reached while nodes are killed and connections to the
 // database are cut. What was leased to a node that was killed is its own until
-// it is back, so less than the limit may be spent; never more.
+// it is back, so that less than the limit may be spent then; never more. And
+// nothing stays lost: once the faults are over, all of it can be spent, without
+// a restart.
 func siege(ctx context.Context, c *cluster) error {
 	const clients = 64
 	if err := c.start(ctx); err != nil {
@@ -166,14 +169,58 @@ func siege(ctx context.Context, c *cluster) error {
 	if err != nil {
 		return err
 	}
+	c.figures.note("%d replies of the database lost", c.proxy.lost.Load())
+	rest, err := c.spendTheRest(ctx, k, bound)
+	if err != nil {
+		return err
+	}
+	attempts = append(attempts, rest...)
 	e := evidence{cutOff: true, attempts: attempts, limits: []limit{{"credits", five, bound}, {"key limit", five, bound}}}
 	if err := c.settle(ctx, e); err != nil {
 		return err
 	}
 	c.figures.check(attempts, expect{dying: true, refused: true, unavailable: func(*attempt) bool { return true }})
-	spent, err := c.spent(ctx)
-	c.figures.note("%.2f %% of 5 USD was spent, %d replies of the database lost", float64(spent)/five*100, c.proxy.lost.Load())
-	return err
+	return nil
+}
+
+// usableAfter bounds how long after the last fault all of a limit can be spent
+// again: nodes give back what they don't use.
+const usableAfter = 20 * time.Second
+
+// spendTheRest spends what is left of five dollars, to 99 %.
+func (c *cluster) spendTheRest(ctx context.Context, k key, bound int64) (attempts []*attempt, err error) {
+	const enough = five / 100 * 99
+	for round, began := 1, time.Now(); ; round++ {
+		for _, n := range c.nodes {
+			if err := n.call(ctx, http.MethodPost, "/v1/flush", nil, nil); err != nil {
+				return attempts, err
+			}
+		}
+		spent, err := c.spent(ctx)
+		if err != nil {
+			return attempts, err
+		}
+		waited := time.Since(began).Round(100 * time.Millisecond)
+		c.progress("%.2f %% spent after %s", float64(spent)/five*100, waited)
+		switch {
+		case spent >= enough:
+			c.figures.note("%.2f %% of 5 USD could be spent, %s after the last fault", float64(spent)/five*100, waited)
+			return attempts, nil
+		case waited > usableAfter:
+			c.figures.violate("%s after the last fault only %d of %d could be spent", waited, spent, int64(five))
+			return attempts, nil
+		}
+		l := c.newSpenders(k, 3*len(c.nodes), dear)
+		l.prefix = fmt.Sprintf("%s-rest%d", l.prefix, round)
+		more, err := c.spend(ctx, l, bound, nil)
+		attempts = append(attempts, more...)
+		if err == nil {
+			err = pause(ctx, time.Second)
+		}
+		if err != nil {
+			return attempts, err
+		}
+	}
 }
 
 // newSpenders are clients of one key, each of which sends requests until it is

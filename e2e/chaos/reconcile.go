@@ -176,7 +176,7 @@ func (r *reconciliation) checkUnserved(a *attempt, b *row) {
 		r.interrupted++
 		r.unserved++
 	default:
-		r.violate("%s was never served and cost %d: %+v", a.marker, b.cost, *b)
+		r.violate("%s was never served and cost %d: %s", a.marker, b.cost, b)
 	}
 }
 
@@ -193,10 +193,10 @@ func (r *reconciliation) checkCharge(a *attempt, b *row, s *sandbox.Served) {
 		return
 	}
 	if priced != b.cost {
-		r.violate("%s: its row's usage costs %d, its row says %d: %+v", a.marker, priced, b.cost, *b)
+		r.violate("%s: its row's usage costs %d, its row says %d: %s", a.marker, priced, b.cost, b)
 	}
 	if a.complete && a.hasUsage && (a.usage.Prompt() != b.usage.Prompt() || a.usage.Completion() != b.usage.Completion()) {
-		r.violate("%s: its client was told of %+v, its row says %+v", a.marker, a.usage, b.usage)
+		r.violate("%s: its client was told of %s, its row says %s", a.marker, show(a.usage), b)
 	}
 	exact := b.usage.Prompt() == s.Usage.Prompt() && b.usage.Completion() == s.Usage.Completion()
 	within := b.usage.Prompt() <= s.Usage.Prompt() && b.usage.Completion() <= s.Usage.Completion()
@@ -204,24 +204,31 @@ func (r *reconciliation) checkCharge(a *attempt, b *row, s *sandbox.Served) {
 	switch {
 	case s.Failed || s.Status != http.StatusOK:
 		if s.Status != 0 || b.cost > 0 && b.err != interrupted {
-			r.violate("%s failed at the provider, which nothing here asks for: %+v", a.marker, *s)
+			r.violate("%s failed at the provider, which nothing here asks for: %s", a.marker, show(s.Usage))
 		}
 	case final && exact:
 	case final:
-		r.violate("%s: the provider counted %+v, its row says %+v", a.marker, s.Usage, *b)
+		r.violate("%s: the provider counted %s, its row says %s", a.marker, show(s.Usage), b)
 	case a.complete && r.cutOff && b.err != "":
 		r.endedByLimit++
 	case a.complete:
-		r.violate("%s is complete for its client; its row is not: %+v", a.marker, *b)
+		r.violate("%s is complete for its client; its row is not: %s", a.marker, b)
 	case b.source != metering.SourcePartial && b.source != metering.SourceEstimated:
-		r.violate("%s was served %+v; its row has no source: %+v", a.marker, s.Usage, *b)
+		r.violate("%s was served %s; its row has no source: %s", a.marker, show(s.Usage), b)
 	case !within:
-		r.violate("%s was served %+v, and charged for more: %+v", a.marker, s.Usage, *b)
+		r.violate("%s was served %s, and charged for more: %s", a.marker, show(s.Usage), b)
 	case b.err == interrupted:
 		r.interrupted++
 	case b.err == "":
-		r.violate("%s is incomplete; its row does not say why: %+v", a.marker, *b)
+		r.violate("%s is incomplete; its row does not say why: %s", a.marker, b)
 	}
+}
+
+// show is a usage in a few words.
+func show(u metering.Usage) string { return fmt.Sprintf("%d+%d tokens", u.Prompt(), u.Completion()) }
+
+func (b *row) String() string {
+	return fmt.Sprintf("%s: %s, cost %d, %s, error %q", b.requestID, show(b.usage), b.cost, b.source, b.err)
 }
 
 // checkServed: what reached the provider came from a client here.

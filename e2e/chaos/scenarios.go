@@ -121,7 +121,6 @@ const backAfter = 7 * time.Second
 
 // outages: the database is stopped and started again.
 func outages(ctx context.Context, c *cluster) error {
-	type away struct{ from, to time.Time }
 	var gone []away
 	steps := []struct {
 		how    pgtest.Stop
@@ -135,30 +134,19 @@ func outages(ctx context.Context, c *cluster) error {
 			if err := pause(ctx, 6*time.Second); err != nil { // leases follow what is spent
 				return err
 			}
-			from := time.Now()
-			err := c.outage(ctx, step.how, step.length, func() error { return nil })
+			g, err := c.outage(ctx, step.how, step.length, func() error { return nil })
 			if err != nil {
 				return err
 			}
-			gone = append(gone, away{from, time.Now()})
+			gone = append(gone, g)
 			if err := pause(ctx, backAfter+time.Second); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	for _, g := range gone {
-		first, refused := time.Duration(0), 0
-		for _, a := range attempts {
-			if a.refusal == unavailable && a.sent.After(g.from) && a.sent.Before(g.to.Add(backAfter)) {
-				if at := a.ended.Sub(g.from); refused == 0 || at < first {
-					first = at
-				}
-				refused++
-			}
-		}
-		c.figures.note("database away for %s: %d requests refused, the first after %s",
-			g.to.Sub(g.from).Round(100*time.Millisecond), refused, first.Round(10*time.Millisecond))
+	if err != nil {
+		return err
 	}
 	c.figures.check(attempts, expect{unavailable: func(a *attempt) bool {
 		for _, g := range gone {
@@ -168,7 +156,42 @@ func outages(ctx context.Context, c *cluster) error {
 		}
 		return false
 	}})
-	return err
+	return c.checkOutages(ctx, attempts, gone)
+}
+
+// checkOutages: what was spent while the database was away had been leased
+// before.
+func (c *cluster) checkOutages(ctx context.Context, attempts []*attempt, gone []away) error {
+	books, err := readBooks(ctx, c.database)
+	if err != nil {
+		return err
+	}
+	costs := make(map[string]int64, len(books.rows))
+	for _, b := range books.rows {
+		costs[b.marker] = b.cost
+	}
+	for _, g := range gone {
+		var spent int64
+		first, refused := time.Duration(0), 0
+		for _, a := range attempts {
+			if a.sent.Before(g.from) || a.sent.After(g.to) {
+				continue
+			}
+			spent += costs[a.marker]
+			if a.refusal == unavailable {
+				if at := a.ended.Sub(g.from); refused == 0 || at < first {
+					first = at
+				}
+				refused++
+			}
+		}
+		c.figures.note("database away for %s: %d requests refused, the first after %s; %d nano-USD spent of %d that were leased",
+			g.to.Sub(g.from).Round(100*time.Millisecond), refused, first.Round(10*time.Millisecond), spent, g.leased)
+		if spent > g.leased {
+			c.figures.violate("%d was spent while the database was away, %d was leased before", spent, g.leased)
+		}
+	}
+	return nil
 }
 
 // reloads: new configurations, one after the other, while streams are open.
@@ -207,6 +230,7 @@ func stops(ctx context.Context, c *cluster) error {
 				return err
 			}
 			stopped++
+			c.checkJournal(n)
 			c.progress("stopped %s", n.name)
 			if err := n.start(ctx); err != nil {
 				return err
@@ -236,6 +260,9 @@ func cuts(ctx context.Context, c *cluster) error {
 			}
 		}
 		c.proxy.loseReplies.Store(0)
+		if reset == 0 || c.proxy.lost.Load() == 0 {
+			return errors.New("nothing was cut")
+		}
 		c.figures.note("%d connections to the database reset, %d replies of it lost", reset, c.proxy.lost.Load())
 		return pause(ctx, backAfter)
 	})
@@ -293,7 +320,7 @@ func blackout(ctx context.Context, c *cluster) error {
 		if err := pause(ctx, 3*time.Second); err != nil {
 			return err
 		}
-		err := c.outage(ctx, pgtest.Kill, 6*time.Second, func() error {
+		_, err := c.outage(ctx, pgtest.Kill, 6*time.Second, func() error {
 			if err := pause(ctx, 2*time.Second); err != nil {
 				return err
 			}
