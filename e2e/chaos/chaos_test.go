@@ -55,7 +55,9 @@ func TestMain(m *testing.M) {
 	interrupt = ctx
 	code := m.Run()
 	stop()
-	fmt.Printf("\n%s\n", report)
+	if report != "" {
+		fmt.Printf("\n%s\n", report)
+	}
 	os.Exit(code)
 }
 

@@ -85,6 +85,9 @@ func reconcile(e evidence) findings {
 	}
 	for i := range e.served {
 		s := &e.served[i]
+		if s.ScriptID == "" && s.Failed {
+			continue // its sender died in the middle of it: the provider read no request
+		}
 		r.reached[s.ScriptID] = append(r.reached[s.ScriptID], s)
 	}
 	r.indexBooks()

@@ -61,6 +61,19 @@ func TestReconcileFindsNothingInSoundBooks(t *testing.T) {
 	}
 }
 
+func TestReconcileKnowsHalfARequestFromAWholeOne(t *testing.T) {
+	t.Parallel()
+	e := sound()
+	e.served = append(e.served, sandbox.Served{Status: http.StatusBadRequest, Failed: true})
+	if got := reconcile(e); len(got.violations) > 0 {
+		t.Errorf("half a request: %q", got.violations)
+	}
+	e.served = append(e.served, sandbox.Served{Status: http.StatusOK, Complete: true})
+	if got := reconcile(e); len(got.violations) == 0 {
+		t.Error("nothing found of a request without a marker that was served")
+	}
+}
+
 func TestReconcileFindsWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
