@@ -185,7 +185,7 @@ func siege(ctx context.Context, c *cluster) error {
 
 // usableAfter bounds how long after the last fault all of a limit can be spent
 // again: nodes give back what they don't use.
-const usableAfter = 20 * time.Second
+const usableAfter = 30 * time.Second
 
 // spendTheRest spends what is left of five dollars, to 99 %.
 func (c *cluster) spendTheRest(ctx context.Context, k key, bound int64) (attempts []*attempt, err error) {
