@@ -47,14 +47,12 @@ func init() {
 var report string
 
 // interrupt is done when the run is interrupted; everything is cleaned up then.
-var interrupt context.Context
+var interrupt, stopInterrupt = signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	interrupt = ctx
 	code := m.Run()
-	stop()
+	stopInterrupt()
 	if report != "" {
 		fmt.Printf("\n%s\n", report)
 	}
@@ -113,6 +111,7 @@ func TestChaos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	//nolint:usetesting // a folder of the test's would be gone when the test has failed
 	if o.dir, err = os.MkdirTemp(o.dir, fmt.Sprintf("chaos-%d-", o.seed)); err != nil {
 		t.Fatal(err)
 	}

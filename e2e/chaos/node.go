@@ -184,7 +184,7 @@ func (n *node) launch() error {
 	if err != nil {
 		return fmt.Errorf("open output of %s: %w", n.name, err)
 	}
-	defer output.Close()
+	defer func() { _ = output.Close() }() // the process has its own
 	path, err := binary()
 	if err != nil {
 		return err

@@ -180,14 +180,15 @@ func (p *proxy) close() error {
 	return err
 }
 
+// close and cut end a connection that may have ended already.
 func (c *pair) close() {
-	c.client.Close()
-	c.server.Close()
+	_ = c.client.Close()
+	_ = c.server.Close()
 }
 
 func (c *pair) cut() {
 	reset(c.client)
-	c.server.Close()
+	_ = c.server.Close()
 }
 
 // reset closes a connection so that its peer sees a reset.

@@ -121,32 +121,45 @@ type expect struct {
 // unavailable is the gateway's error for requests that cannot be authorized.
 const unavailable = "ledger unavailable"
 
+// unexpected says what is wrong with what a client saw, if anything. reached
+// tells that the provider has seen the request.
+func (e expect) unexpected(a *attempt, reached bool) string {
+	switch {
+	case a.complete, a.left:
+		return ""
+	case a.status == 0:
+		if e.dying || e.leaving && !reached {
+			return ""
+		}
+		return "connection " + kind(a.err)
+	case a.broken():
+		if e.dying {
+			return ""
+		}
+		return fmt.Sprintf("broken answer (stream: %t): %s", a.stream, kind(a.err))
+	case a.refusal == unavailable && e.unavailable != nil && e.unavailable(a):
+		return ""
+	case a.status == http.StatusForbidden && e.refused:
+		return ""
+	}
+	return fmt.Sprintf("%d %s", a.status, a.refusal)
+}
+
 // check compares what clients saw with what they may see.
 func (f *figures) check(attempts []*attempt, e expect) {
 	const shown = 10
-	unexpected := make(map[string]int)
+	times := make(map[string]int)
 	for _, a := range attempts {
-		var what string
-		switch {
-		case a.complete, a.left:
-		case a.status == 0 && !e.dying && !(e.leaving && !f.reached[a.marker]):
-			what = "connection " + kind(a.err)
-		case a.broken() && !e.dying:
-			what = fmt.Sprintf("broken answer (stream: %t): %s", a.stream, kind(a.err))
-		case a.failed() && !(a.refusal == unavailable && e.unavailable != nil && e.unavailable(a)):
-			what = fmt.Sprintf("%d %s", a.status, a.refusal)
-		case a.status >= http.StatusBadRequest && !a.failed() && !(e.refused && a.status == http.StatusForbidden):
-			what = fmt.Sprintf("%d %s", a.status, a.refusal)
-		}
+		what := e.unexpected(a, f.reached[a.marker])
 		if what == "" {
 			continue
 		}
-		if unexpected[what]++; unexpected[what] <= shown {
+		if times[what]++; times[what] <= shown {
 			f.violate("%s, request %s on node %d at %s: %s", a.marker, cmp.Or(a.requestID, "-"), a.node,
 				a.sent.Format("15:04:05.000"), what)
 		}
 	}
-	for what, n := range unexpected {
+	for what, n := range times {
 		if n > shown {
 			f.violate("%d times: %s", n, what)
 		}
