@@ -19,10 +19,10 @@ install = { echo "installing $(1)" && $(SUDO) apt-get -qq update && \
 .DEFAULT_GOAL := help
 # The steps of `test` are in order, and each uses all processors.
 .NOTPARALLEL:
-.PHONY: help run build test vet unit e2e bench lint xcaddy setup setup-compiler setup-postgres setup-npm clean
+.PHONY: help run build test vet unit e2e chaos chaos-short bench lint xcaddy setup setup-compiler setup-postgres setup-npm clean
 
 help: ## List the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: build ## Start a demo: sandbox provider, SQLite in ./data, a key and curl lines to try
 	$(BINARY) llm-gateway demo $(if $(LISTEN),--listen $(LISTEN))
@@ -30,7 +30,7 @@ run: build ## Start a demo: sandbox provider, SQLite in ./data, a key and curl l
 build: ## Build Caddy with the gateway into bin/caddy
 	$(GO) build -o $(BINARY) ./cmd/gateway
 
-test: setup vet unit e2e ## Set up, then run every test (what CI runs)
+test: setup vet unit e2e chaos-short ## Set up, then run every test (what CI runs)
 
 vet: ## Run go vet on the product and on the end-to-end tests
 	$(GO) vet ./...
@@ -41,7 +41,17 @@ unit: setup-compiler setup-postgres ## Run the unit tests under the race detecto
 
 # The suite always runs: its subject is a binary, which go's test cache does not watch.
 e2e: build setup-postgres e2e/node_modules/.package-lock.json ## Run the end-to-end tests: real SDKs against bin/caddy
-	cd e2e && GATEWAY_BIN=$(abspath $(BINARY)) $(GO) test -vet=off -count=1 -timeout 15m ./...
+	cd e2e && GATEWAY_BIN=$(abspath $(BINARY)) $(GO) test -vet=off -count=1 -timeout 15m .
+
+# $(call break,FLAGS): breaks a cluster of gateways. CHAOS has further flags:
+# make chaos CHAOS='-chaos.seed 7 -chaos.scenarios kills'
+break = cd e2e && GATEWAY_BIN=$(abspath $(BINARY)) $(GO) test -vet=off -count=1 -timeout 30m -v ./chaos $(1) $(CHAOS)
+
+chaos: build setup-postgres ## Kill, cut and starve a cluster for ten minutes, then reconcile its books
+	$(call break,-chaos.full)
+
+chaos-short: build setup-postgres ## The same in two minutes
+	$(call break)
 
 bench: build setup-postgres ## Measure the gateway next to a plain reverse proxy, then its parts
 	$(GO) run ./bench -bin $(BINARY) -store sqlite

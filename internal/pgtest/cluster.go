@@ -26,26 +26,68 @@ const (
 	startTimeout = time.Minute
 )
 
-// supervise runs the server until its standard input ends, which it does when
-// the process that holds the other end stops it, exits or is killed.
-const supervise = `
-"$1" -D "$2/data" -k "$2" -c listen_addresses= -c fsync=off -c full_page_writes=off \
-	-c max_connections=200 -c shared_buffers=64MB >"$2/log" 2>&1 &
-server=$!
+// guard ends the server and removes its files when its standard input ends,
+// which it does when the process that holds the other end closes it, exits or
+// is killed. A server that does not end within ten seconds is left alone.
+const guard = `
 read -r _
-kill -INT "$server"
-wait "$server"
-rm -rf "$2"
+if server=$(head -n 1 "$1/data/postmaster.pid" 2>/dev/null); then
+	kill -INT "$server"
+	tries=0
+	while kill -0 "$server" && [ "$tries" -lt 100 ]; do
+		tries=$((tries + 1))
+		sleep 0.1
+	done
+fi 2>/dev/null
+rm -rf "$1"
 `
 
-// cluster is a running PostgreSQL server with files of its own.
-type cluster struct {
-	dir     string
-	process *exec.Cmd
-	alive   io.Closer
+// Stop is a way to end a server.
+type Stop syscall.Signal
+
+const (
+	// Fast rolls back what is open and writes everything to its files.
+	Fast = Stop(syscall.SIGINT)
+	// Immediate drops everything, as a failing host does; the next start
+	// recovers.
+	Immediate = Stop(syscall.SIGQUIT)
+	// Kill leaves the server no moment: kill -9 of its first process, at
+	// which the others end by themselves.
+	Kill = Stop(syscall.SIGKILL)
+)
+
+// Cluster is a running PostgreSQL server with files of its own, which ends
+// with the process that started it, however that ends. It may be stopped and
+// started again on the same files. It does not force writes to the disk
+// (fsync=off): what it has written is with the operating system, where kill -9
+// does not lose it.
+type Cluster struct {
+	dir   string
+	bin   string
+	owner *syscall.Credential
+
+	guard *exec.Cmd
+	alive io.Closer // the other end of the guard's standard input
+
+	server *exec.Cmd
+	exited chan struct{} // closed when server has ended
 }
 
-func startCluster() (*cluster, error) {
+// StartCluster starts a private cluster, whatever TEST_DATABASE_URL says.
+func StartCluster() (*Cluster, error) {
+	c, err := newCluster()
+	if err != nil {
+		return nil, fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	if err := c.start(); err != nil {
+		c.Close()
+		return nil, fmt.Errorf("start PostgreSQL: %w", err)
+	}
+	return c, nil
+}
+
+// newCluster makes the files of a server.
+func newCluster() (*Cluster, error) {
 	bin, err := findBinaries()
 	if err != nil {
 		return nil, err
@@ -58,14 +100,9 @@ func startCluster() (*cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &cluster{dir: dir}
-	if err := c.start(bin, owner); err != nil {
+	c := &Cluster{dir: dir, bin: bin, owner: owner}
+	if err := c.init(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
-	}
-	if err := c.wait(); err != nil {
-		log, _ := os.ReadFile(filepath.Join(dir, "log")) // only to explain the error
-		c.stop()
-		return nil, fmt.Errorf("%w\n%s", err, log)
 	}
 	return c, nil
 }
@@ -129,34 +166,83 @@ func makeDir(owner *syscall.Credential) (string, error) {
 	return dir, nil
 }
 
-func (c *cluster) start(bin string, owner *syscall.Credential) error {
-	attributes := &syscall.SysProcAttr{Credential: owner, Setpgid: true}
-	initdb := exec.Command(filepath.Join(bin, "initdb"), "--pgdata", filepath.Join(c.dir, "data"),
+// init makes the files, and starts the guard over them.
+func (c *Cluster) init() error {
+	initdb := c.command(filepath.Join(c.bin, "initdb"), "--pgdata", filepath.Join(c.dir, "data"),
 		"--username", superuser, "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
-	initdb.SysProcAttr, initdb.Dir = attributes, c.dir
 	if out, err := initdb.CombinedOutput(); err != nil {
 		return fmt.Errorf("initdb: %w\n%s", err, bytes.TrimSpace(out))
 	}
-	c.process = exec.Command("/bin/sh", "-c", supervise, "sh", filepath.Join(bin, "postgres"), c.dir)
-	c.process.SysProcAttr, c.process.Dir = attributes, c.dir
-	alive, err := c.process.StdinPipe()
+	c.guard = c.command("/bin/sh", "-c", guard, "sh", c.dir)
+	alive, err := c.guard.StdinPipe()
 	if err != nil {
 		return err
 	}
 	c.alive = alive
-	return c.process.Start()
+	return c.guard.Start()
 }
 
-// wait returns when the server answers.
-func (c *cluster) wait() error {
+// command runs as the server's owner, in a process group of its own: an
+// interrupt from the terminal is not for it.
+func (c *Cluster) command(name string, args ...string) *exec.Cmd {
+	cmd := exec.Command(name, args...)
+	cmd.SysProcAttr, cmd.Dir = &syscall.SysProcAttr{Credential: c.owner, Setpgid: true}, c.dir
+	return cmd
+}
+
+// start starts the server and returns when it answers. What is left of a
+// server that was killed may be in the way for a moment.
+func (c *Cluster) start() error {
 	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
 	defer cancel()
 	for {
-		conn, err := pgx.Connect(ctx, c.dsn())
+		err := c.startOnce(ctx)
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// errExited: the server ended before it answered.
+var errExited = errors.New("server ended")
+
+func (c *Cluster) startOnce(ctx context.Context) error {
+	log, err := os.OpenFile(filepath.Join(c.dir, "log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = log.Close() }() // the server has its own
+	server := c.command(filepath.Join(c.bin, "postgres"), "-D", filepath.Join(c.dir, "data"), "-k", c.dir,
+		"-c", "listen_addresses=", "-c", "fsync=off", "-c", "full_page_writes=off",
+		"-c", "max_connections=200", "-c", "shared_buffers=64MB")
+	server.Stdout, server.Stderr = log, log
+	if err := server.Start(); err != nil {
+		return err
+	}
+	exited := make(chan struct{})
+	go func() {
+		defer close(exited)
+		_ = server.Wait() // how it ended is in its log
+	}()
+	c.server, c.exited = server, exited
+	if err := c.wait(ctx); err != nil {
+		said, _ := os.ReadFile(log.Name()) // only to explain the error
+		return fmt.Errorf("%w\n%s", err, said)
+	}
+	return nil
+}
+
+// wait returns when the server answers.
+func (c *Cluster) wait(ctx context.Context) error {
+	for {
+		conn, err := pgx.Connect(ctx, c.DSN())
 		if err == nil {
 			return conn.Close(ctx)
 		}
 		select {
+		case <-c.exited:
+			return errExited
 		case <-ctx.Done():
 			return fmt.Errorf("server did not answer within %s: %w", startTimeout, err)
 		case <-time.After(20 * time.Millisecond):
@@ -164,14 +250,47 @@ func (c *cluster) wait() error {
 	}
 }
 
-// stop ends the server and removes its files.
-func (c *cluster) stop() {
-	c.alive.Close()
-	// It ends by a signal to its server, or is gone already: either is the end.
-	_ = c.process.Wait()
+// Halt ends the server and keeps its files. It returns when the server's
+// first process has ended.
+func (c *Cluster) Halt(how Stop) error {
+	select {
+	case <-c.exited:
+		return nil
+	default:
+	}
+	if err := c.server.Process.Signal(syscall.Signal(how)); err != nil {
+		return fmt.Errorf("stop PostgreSQL: %w", err)
+	}
+	<-c.exited
+	return nil
 }
 
-func (c *cluster) dsn() string {
+// Resume starts a server that was halted, on the same files, and returns when
+// it answers.
+func (c *Cluster) Resume() error {
+	if err := c.start(); err != nil {
+		return fmt.Errorf("start PostgreSQL again: %w", err)
+	}
+	return nil
+}
+
+// Close ends the server and removes its files.
+func (c *Cluster) Close() {
+	if c.server != nil {
+		_ = c.Halt(Fast) // it may be gone already
+	}
+	c.alive.Close()
+	_ = c.guard.Wait() // it ends when the files are gone
+}
+
+// DSN is the address of the maintenance database.
+func (c *Cluster) DSN() string {
 	q := url.Values{"host": {c.dir}}
 	return (&url.URL{Scheme: "postgres", User: url.User(superuser), Path: "/" + superuser, RawQuery: q.Encode()}).String()
 }
+
+// Socket is the path of the unix socket that the server listens on.
+func (c *Cluster) Socket() string { return filepath.Join(c.dir, ".s.PGSQL.5432") }
+
+// Log is the path of the server's log.
+func (c *Cluster) Log() string { return filepath.Join(c.dir, "log") }

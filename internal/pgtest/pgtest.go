@@ -29,11 +29,11 @@ func Start() (dsn string, stop func(), err error) {
 	if dsn := os.Getenv(Variable); dsn != "" {
 		return dsn, func() {}, nil
 	}
-	c, err := startCluster()
+	c, err := StartCluster()
 	if err != nil {
-		return "", nil, fmt.Errorf("start PostgreSQL for tests: %w", err)
+		return "", nil, err
 	}
-	return c.dsn(), c.stop, nil
+	return c.DSN(), c.Close, nil
 }
 
 // server is a running server.

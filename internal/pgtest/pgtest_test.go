@@ -4,6 +4,7 @@ package pgtest
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"testing"
@@ -48,6 +49,30 @@ func TestStopEndsTheClusterAndItsFiles(t *testing.T) {
 		conn.Close(t.Context())
 		t.Error("server still answers")
 	}
+}
+
+func TestClusterStartsAgainWithWhatWasCommitted(t *testing.T) {
+	t.Parallel()
+	c, err := StartCluster()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	execute(t, c.DSN(), "CREATE TABLE kept (n integer)")
+	for n, how := range []Stop{Fast, Immediate, Kill} {
+		execute(t, c.DSN(), fmt.Sprintf("INSERT INTO kept VALUES (%d)", n))
+		if err := c.Halt(how); err != nil {
+			t.Fatal(err)
+		}
+		if conn, err := pgx.Connect(t.Context(), c.DSN()); err == nil {
+			conn.Close(t.Context())
+			t.Fatalf("server answers after stop %d", how)
+		}
+		if err := c.Resume(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	execute(t, c.DSN(), "DO $$ BEGIN ASSERT (SELECT count(*) FROM kept) = 3; END $$")
 }
 
 func TestWithDatabase(t *testing.T) {
