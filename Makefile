@@ -19,7 +19,7 @@ install = { echo "installing $(1)" && $(SUDO) apt-get -qq update && \
 .DEFAULT_GOAL := help
 # The steps of `test` are in order, and each uses all processors.
 .NOTPARALLEL:
-.PHONY: help run build test vet unit e2e chaos chaos-short bench lint xcaddy setup setup-compiler setup-postgres setup-npm clean
+.PHONY: help run build test vet unit e2e chaos chaos-short bench lint xcaddy setup setup-compiler setup-postgres setup-server setup-npm clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,10 +47,10 @@ e2e: build setup-postgres e2e/node_modules/.package-lock.json ## Run the end-to-
 # make chaos CHAOS='-chaos.seed 7 -chaos.scenarios kills'
 break = cd e2e && GATEWAY_BIN=$(abspath $(BINARY)) $(GO) test -vet=off -count=1 -timeout 30m -v ./chaos $(1) $(CHAOS)
 
-chaos: build setup-postgres ## Kill, cut and starve a cluster for ten minutes, then reconcile its books
+chaos: build setup-server ## Kill, cut and starve a cluster for ten minutes, then reconcile its books
 	$(call break,-chaos.full)
 
-chaos-short: build setup-postgres ## The same in two minutes
+chaos-short: build setup-server ## The same in two minutes
 	$(call break)
 
 bench: build setup-postgres ## Measure the gateway next to a plain reverse proxy, then its parts
@@ -76,7 +76,10 @@ setup-compiler:
 INITDB := /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb \
 	/opt/homebrew/opt/postgresql*/bin/initdb /usr/local/opt/postgresql*/bin/initdb
 setup-postgres:
-	@[ -n "$$TEST_DATABASE_URL$(wildcard $(INITDB))" ] || command -v initdb >/dev/null || $(call install,postgresql)
+	@[ -n "$$TEST_DATABASE_URL" ] || $(MAKE) --no-print-directory setup-server
+
+setup-server:
+	@[ -n "$(wildcard $(INITDB))" ] || command -v initdb >/dev/null || $(call install,postgresql)
 
 setup-npm:
 	@command -v npm >/dev/null || $(call install,npm)

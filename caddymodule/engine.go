@@ -43,6 +43,7 @@ type engine struct {
 	config     engineConfig
 	log        *zap.Logger
 	requestLog *zap.Logger // for what each request may have to say
+	outageLog  *zap.Logger // for what goes wrong while the store is away
 	store      billing.Store
 	journal    *journal.Journal
 	poster     *billing.Poster
@@ -97,6 +98,7 @@ func loadEngine(config engineConfig) (*engine, error) {
 			config:     config,
 			log:        log,
 			requestLog: perRequest(log),
+			outageLog:  perAttempt(log),
 			opened:     make(chan struct{}),
 			idle:       make(chan struct{}, 1),
 			rates:      newRateWindows(),
@@ -111,10 +113,15 @@ func loadEngine(config engineConfig) (*engine, error) {
 
 // perRequest returns a logger for messages that every request may cause: with
 // a full disk, thousands a second. It passes ten of each in a second.
-func perRequest(log *zap.Logger) *zap.Logger {
-	const each = 10
+func perRequest(log *zap.Logger) *zap.Logger { return sampled(log, time.Second, 10) }
+
+// perAttempt returns a logger for failures of what is tried again and again
+// while the store is away. It passes one of each in ten seconds.
+func perAttempt(log *zap.Logger) *zap.Logger { return sampled(log, 10*time.Second, 1) }
+
+func sampled(log *zap.Logger, tick time.Duration, each int) *zap.Logger {
 	return log.WithOptions(zap.WrapCore(func(core zapcore.Core) zapcore.Core {
-		return zapcore.NewSamplerWithOptions(core, time.Second, each, 0)
+		return zapcore.NewSamplerWithOptions(core, tick, each, 0)
 	}))
 }
 
@@ -278,7 +285,7 @@ func (e *engine) watchKeys(ctx context.Context) {
 			err = e.authorizer.GiveBackKeys(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
-			e.log.Warn("cannot follow changes of keys; cached ones stay in use", zap.Error(err))
+			e.outageLog.Warn("cannot follow changes of keys; cached ones stay in use", zap.Error(err))
 		}
 	}
 }
@@ -311,7 +318,7 @@ func (e *engine) Posted(batch []billing.Settlement) { observePosted(batch) }
 
 // PostFailed implements billing.PostObserver.
 func (e *engine) PostFailed(err error) {
-	e.log.Error("cannot post to the store; will try again", zap.Int("unposted", e.poster.Pending()), zap.Error(err))
+	e.outageLog.Error("cannot post to the store; will try again", zap.Int("unposted", e.poster.Pending()), zap.Error(err))
 }
 
 // PostConflict implements billing.PostObserver.

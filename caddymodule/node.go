@@ -45,13 +45,13 @@ func (e *engine) nodeExpired(n billing.Node) {
 
 func (e *engine) heartbeatFailed(err error) {
 	if errors.Is(err, billing.ErrReplaced) {
-		e.log.Error("two gateways use copies of one journal directory: requests are refused here. "+
+		e.outageLog.Error("two gateways use copies of one journal directory: requests are refused here. "+
 			"Give each its own directory, then restart", zap.String("journal", e.config.journalDir), zap.Error(err))
 		return
 	}
-	e.log.Warn("cannot tell the store that this node is alive", zap.Error(err))
+	e.outageLog.Warn("cannot tell the store that this node is alive", zap.Error(err))
 }
 
 func (e *engine) leasesFailed(err error) {
-	e.log.Warn("cannot change leases in the store; will try again", zap.Error(err))
+	e.outageLog.Warn("cannot change leases in the store; will try again", zap.Error(err))
 }
