@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"math"
-	"slices"
 	"time"
 )
 
@@ -59,11 +58,8 @@ func (a *Authorizer) attended() []Allowance {
 	defer a.mu.Unlock()
 	ids := make([]Allowance, 0, len(a.attention))
 	for id := range a.attention {
-		l := a.leases[id]
-		if l != nil {
-			ids = append(ids, id)
-		}
-		if l == nil || len(l.queue) == 0 && l.asked.IsZero() {
+		ids = append(ids, id)
+		if l := a.lease(id); len(l.queue) == 0 && l.asked.IsZero() {
 			delete(a.attention, id)
 		}
 	}
@@ -122,7 +118,7 @@ func (a *Authorizer) fillUp(ctx context.Context, attended []Allowance) {
 	var ids []Allowance
 	a.mu.Lock()
 	for _, id := range attended {
-		l := a.leases[id]
+		l := a.lease(id)
 		if l.free() >= l.low || l.busy != nil || !l.asked.IsZero() || len(l.queue) > 0 || l.filled {
 			continue
 		}
@@ -157,7 +153,7 @@ func (a *Authorizer) refill(ctx context.Context, short []Allowance, amount Money
 	for i, g := range grants {
 		// If the store gave all that was needed, there may be more where it
 		// came from: others have spent meanwhile, and the caller tries again.
-		l := a.leases[g.Allowance]
+		l := a.lease(g.Allowance)
 		exhausted = exhausted || g.Amount < want[i].Need && l.free() < amount
 	}
 	return exhausted, nil
@@ -166,7 +162,7 @@ func (a *Authorizer) refill(ctx context.Context, short []Allowance, amount Money
 // wanted is what to ask the store for, for a hold that does not fit. The
 // caller holds mu.
 func (a *Authorizer) wanted(id Allowance, amount Money) Want {
-	l := a.leases[id]
+	l := a.lease(id)
 	w := Want{Allowance: id, Need: max(0, amount-l.free())}
 	switch {
 	case a.options.Sole:
@@ -209,7 +205,7 @@ func (a *Authorizer) lend(ctx context.Context, want []Want, ids []Allowance) ([]
 		return nil, errFenced
 	}
 	for i, g := range grants {
-		l := a.leases[g.Allowance]
+		l := a.lease(g.Allowance)
 		l.leased += g.Amount
 		l.dry = g.Amount < want[i].Need
 	}
@@ -228,7 +224,7 @@ func (a *Authorizer) pull(ctx context.Context, attended []Allowance, asked *time
 	a.mu.Lock()
 	if err != nil {
 		for _, id := range ids {
-			for _, w := range a.leases[id].queue {
+			for _, w := range a.lease(id).queue {
 				w.cause = err
 			}
 		}
@@ -238,7 +234,7 @@ func (a *Authorizer) pull(ctx context.Context, attended []Allowance, asked *time
 	}
 	var ask []Allowance
 	for _, g := range grants {
-		l := a.leases[g.Allowance]
+		l := a.lease(g.Allowance)
 		a.serve(l)
 		a.refuse(l, g)
 		if len(l.queue) > 0 && g.Elsewhere > 0 {
@@ -257,7 +253,7 @@ func (a *Authorizer) needs(attended []Allowance) (want []Want, ids []Allowance) 
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for _, id := range attended {
-		l := a.leases[id]
+		l := a.lease(id)
 		if len(l.queue) == 0 || l.busy != nil {
 			continue
 		}
@@ -292,131 +288,4 @@ func (a *Authorizer) refuse(l *lease, g Grant) {
 		}
 		i++
 	}
-}
-
-// GiveBackKey returns the free part of a key's leases to the store, so that a
-// changed limit applies to the next request. Requests wait for it.
-func (a *Authorizer) GiveBackKey(ctx context.Context, keyID string) error {
-	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == KeySpend && id.KeyID == keyID }))
-}
-
-// GiveBackBudget does so for an organization's budget.
-func (a *Authorizer) GiveBackBudget(ctx context.Context, org string) error {
-	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == Budget && id.OrganizationID == org }))
-}
-
-// GiveBackKeys does so for all keys and budgets.
-func (a *Authorizer) GiveBackKeys(ctx context.Context) error {
-	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind != Credits }))
-}
-
-// GiveBackIdle returns what is left of allowances whose period has ended, and,
-// unless this node is the only one, what it has much more of than it needs.
-func (a *Authorizer) GiveBackIdle(ctx context.Context, now time.Time) error {
-	return a.giveBack(ctx, func(id Allowance, l *lease) Money {
-		switch {
-		case id.Start.Before(id.Period.Start(now)):
-			return l.free()
-		case a.options.Sole || l.free() <= 2*min(l.target, maxAmount/2):
-			return 0
-		default:
-			return l.free() - l.target
-		}
-	})
-}
-
-// share returns what other nodes have asked for. What is free while requests
-// wait here, too, is not enough for any of them: it may be for another node's.
-func (a *Authorizer) share(ctx context.Context, attended []Allowance) {
-	a.mu.Lock()
-	asked := slices.ContainsFunc(attended, func(id Allowance) bool { return a.leases[id].spare() > 0 })
-	a.mu.Unlock()
-	if !asked {
-		return
-	}
-	a.report(ctx, a.giveBack(ctx, func(_ Allowance, l *lease) Money {
-		back := l.spare()
-		l.promised = 0
-		return back
-	}))
-}
-
-// Asked says that other nodes need some of these allowances.
-func (a *Authorizer) Asked(ids []Allowance) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	now := time.Now()
-	for _, id := range ids {
-		if l := a.leases[id]; l != nil {
-			l.asked = now
-			a.attend(id)
-		}
-	}
-}
-
-// listen hears what other nodes ask for.
-func (a *Authorizer) listen(ctx context.Context) {
-	for ctx.Err() == nil {
-		a.report(ctx, a.store.Listen(ctx, a.node, a.Asked))
-		select {
-		case <-time.After(keepEvery):
-		case <-ctx.Done():
-		}
-	}
-}
-
-// allOf gives back all that is free of some leases.
-func allOf(which func(Allowance) bool) func(Allowance, *lease) Money {
-	return func(id Allowance, l *lease) Money {
-		if which(id) {
-			return l.free()
-		}
-		return 0
-	}
-}
-
-func (a *Authorizer) giveBack(ctx context.Context, amount func(Allowance, *lease) Money) error {
-	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
-	defer cancel()
-	if err := a.poster.takeTurn(ctx); err != nil {
-		return fmt.Errorf("return leases: %w", err)
-	}
-	defer a.poster.endTurn()
-	if err := a.reconcile(ctx); err != nil {
-		return fmt.Errorf("return leases: %w", err)
-	}
-	back, ids := a.takeBack(amount)
-	if len(back) == 0 {
-		return nil
-	}
-	err := a.store.Return(ctx, a.node, back)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.vacate(ids)
-	if err != nil {
-		a.stale = true
-		return fmt.Errorf("return leases: %w", err)
-	}
-	return nil
-}
-
-// takeBack takes amounts out of leases that are not busy and occupies them
-// until the amounts are in the store. It forgets leases that are idle.
-func (a *Authorizer) takeBack(amount func(Allowance, *lease) Money) (back []Lease, ids []Allowance) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	for id, l := range a.leases {
-		if l.busy != nil {
-			continue
-		}
-		if n := amount(id, l); n > 0 {
-			l.leased -= n
-			back = append(back, Lease{Allowance: id, Amount: n})
-			ids = append(ids, id)
-		} else if l.idle() {
-			delete(a.leases, id)
-		}
-	}
-	a.occupy(ids)
-	return back, ids
 }

@@ -136,7 +136,7 @@ func (a *Authorizer) posted(ctx context.Context, batch []posting) error {
 	for i := range batch {
 		if cost := batch[i].settlement.Cost; cost > 0 {
 			for _, id := range batch[i].allowances {
-				a.leases[id].spent -= cost
+				a.lease(id).spent -= cost
 			}
 		}
 	}
