@@ -55,6 +55,7 @@ func newCluster(ctx context.Context, o options, name string, postgres *pgtest.Cl
 		return nil, err
 	}
 	c.provider = sandbox.New()
+	c.provider.Remember(1 << 18)
 	c.upstream = httptest.NewServer(c.provider)
 	for i := range o.nodes {
 		n, err := newNode(fmt.Sprintf("node%d", i), c.dir, c.proxied("chaos_"+name), c.upstream.URL)

@@ -30,7 +30,12 @@ func New() *Provider {
 	return &Provider{idStart: hex.EncodeToString(start[:])}
 }
 
-// Served returns the last answers, at most 65,536 of them, oldest first.
+// Remember sets how many answers Served remembers, before the first one. Each
+// takes some 500 bytes.
+func (p *Provider) Remember(answers int) { p.ledger.keep = uint64(answers) }
+
+// Served returns the last answers, oldest first: at most 65,536 of them, or as
+// many as Remember says.
 func (p *Provider) Served() []Served { return p.ledger.after(0) }
 
 // Totals returns the exact counts since the last reset.

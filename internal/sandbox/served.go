@@ -1,13 +1,15 @@
 package sandbox
 
 import (
+	"cmp"
 	"sync"
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
 
-// keep is how many answers Served remembers.
+// keep is how many answers Served remembers, unless the provider is told
+// otherwise.
 const keep = 1 << 16
 
 // Served is one request and what the sandbox answered.
@@ -79,6 +81,7 @@ type entry struct {
 
 // ledger remembers the last answers, and sums up all of them.
 type ledger struct {
+	keep       uint64 // 0 stands for the constant
 	mu         sync.Mutex
 	ring       []*entry
 	seq        uint64
@@ -93,10 +96,10 @@ func (l *ledger) add(e *entry) {
 	defer l.mu.Unlock()
 	l.seq++
 	e.Seq, e.generation, e.Finished = l.seq, l.generation, time.Now()
-	if len(l.ring) < keep {
+	if most := cmp.Or(l.keep, keep); uint64(len(l.ring)) < most {
 		l.ring = append(l.ring, e)
 	} else {
-		l.ring[(l.seq-1)%keep] = e
+		l.ring[(l.seq-1)%most] = e
 	}
 	l.totals.count(&e.Served, 1)
 }
@@ -143,7 +146,7 @@ func (l *ledger) after(seq uint64) []Served {
 	first := max(seq+1, oldest)
 	served := make([]Served, 0, max(l.seq+1, first)-first)
 	for s := first; s <= l.seq; s++ {
-		served = append(served, l.ring[(s-1)%keep].Served)
+		served = append(served, l.ring[(s-1)%uint64(len(l.ring))].Served)
 	}
 	return served
 }

@@ -1,0 +1,135 @@
+package billing
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// GiveBackKey returns the free part of a key's leases to the store, so that a
+// changed limit applies to the next request. Requests wait for it.
+func (a *Authorizer) GiveBackKey(ctx context.Context, keyID string) error {
+	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == KeySpend && id.KeyID == keyID }))
+}
+
+// GiveBackBudget does so for an organization's budget.
+func (a *Authorizer) GiveBackBudget(ctx context.Context, org string) error {
+	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == Budget && id.OrganizationID == org }))
+}
+
+// GiveBackKeys does so for all keys and budgets.
+func (a *Authorizer) GiveBackKeys(ctx context.Context) error {
+	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind != Credits }))
+}
+
+// GiveBackIdle returns what is left of allowances whose period has ended, and,
+// unless this node is the only one, what it has much more of than it needs.
+func (a *Authorizer) GiveBackIdle(ctx context.Context, now time.Time) error {
+	return a.giveBack(ctx, func(id Allowance, l *lease) Money {
+		switch {
+		case id.Start.Before(id.Period.Start(now)):
+			return l.free()
+		case a.options.Sole || l.free() <= 2*min(l.target, maxAmount/2):
+			return 0
+		default:
+			return l.free() - l.target
+		}
+	})
+}
+
+// share returns what other nodes have asked for. What is free while requests
+// wait here, too, is not enough for any of them: it may be for another node's.
+func (a *Authorizer) share(ctx context.Context, attended []Allowance) {
+	a.mu.Lock()
+	asked := slices.ContainsFunc(attended, func(id Allowance) bool { return a.lease(id).spare() > 0 })
+	a.mu.Unlock()
+	if !asked {
+		return
+	}
+	a.report(ctx, a.giveBack(ctx, func(_ Allowance, l *lease) Money {
+		back := l.spare()
+		l.promised = 0
+		return back
+	}))
+}
+
+// Asked says that other nodes need some of these allowances.
+func (a *Authorizer) Asked(ids []Allowance) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	now := time.Now()
+	for _, id := range ids {
+		if l := a.leases[id]; l != nil {
+			l.asked = now
+			a.attend(id)
+		}
+	}
+}
+
+// listen hears what other nodes ask for.
+func (a *Authorizer) listen(ctx context.Context) {
+	for ctx.Err() == nil {
+		a.report(ctx, a.store.Listen(ctx, a.node, a.Asked))
+		select {
+		case <-time.After(keepEvery):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// allOf gives back all that is free of some leases.
+func allOf(which func(Allowance) bool) func(Allowance, *lease) Money {
+	return func(id Allowance, l *lease) Money {
+		if which(id) {
+			return l.free()
+		}
+		return 0
+	}
+}
+
+func (a *Authorizer) giveBack(ctx context.Context, amount func(Allowance, *lease) Money) error {
+	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
+	defer cancel()
+	if err := a.poster.takeTurn(ctx); err != nil {
+		return fmt.Errorf("return leases: %w", err)
+	}
+	defer a.poster.endTurn()
+	if err := a.reconcile(ctx); err != nil {
+		return fmt.Errorf("return leases: %w", err)
+	}
+	back, ids := a.takeBack(amount)
+	if len(back) == 0 {
+		return nil
+	}
+	err := a.store.Return(ctx, a.node, back)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.vacate(ids)
+	if err != nil {
+		a.stale = true
+		return fmt.Errorf("return leases: %w", err)
+	}
+	return nil
+}
+
+// takeBack takes amounts out of leases that are not busy and occupies them
+// until the amounts are in the store. It forgets leases that are idle.
+func (a *Authorizer) takeBack(amount func(Allowance, *lease) Money) (back []Lease, ids []Allowance) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id, l := range a.leases {
+		if l.busy != nil {
+			continue
+		}
+		if n := amount(id, l); n > 0 {
+			l.leased -= n
+			back = append(back, Lease{Allowance: id, Amount: n})
+			ids = append(ids, id)
+		} else if l.idle() {
+			delete(a.leases, id)
+		}
+	}
+	a.occupy(ids)
+	return back, ids
+}
