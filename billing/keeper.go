@@ -281,7 +281,7 @@ func (a *Authorizer) refuse(l *lease, g Grant) {
 	}
 	for i := 0; i < len(l.queue); {
 		w := l.queue[i]
-		w.cause = nil
+		w.heard, w.cause = true, nil
 		if missing := w.claim.least() - l.free() - l.promised - ending; missing > g.Elsewhere {
 			a.leave(w, answer{err: a.refusal(w)})
 			continue

@@ -13,6 +13,8 @@ type waiter struct {
 	answer chan answer // 1 deep
 	// cause is why nothing comes, if it is not that others hold it all.
 	cause error
+	// heard tells that the store has answered since it waits.
+	heard bool
 	done  bool
 }
 
@@ -135,29 +137,43 @@ func (a *Authorizer) enqueue(claim Claim) *waiter {
 }
 
 // await returns the answer to a waiting claim, or why there is none when time
-// is up.
+// is up. A store that is slow to say how much there is gets more time.
 func (a *Authorizer) await(ctx context.Context, w *waiter, deadline time.Time) (Money, error) {
+	last := deadline.Add(storeTimeout)
 	timer := time.NewTimer(time.Until(deadline))
 	defer timer.Stop()
-	var late error
-	select {
-	case got := <-w.answer:
-		return got.amount, got.err
-	case <-timer.C:
-	case <-ctx.Done():
-		late = fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	for {
+		select {
+		case got := <-w.answer:
+			return got.amount, got.err
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		if err := a.giveUp(ctx, w, last); err != nil {
+			return 0, err
+		}
+		timer.Reset(time.Until(last)) // unless the answer has come in the meantime
 	}
+}
+
+// giveUp takes a claim out of the queues and returns why, unless it has its
+// answer, or has not heard of the store yet and there is time left for that.
+func (a *Authorizer) giveUp(ctx context.Context, w *waiter, last time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if w.done { // in the meantime
-		got := <-w.answer
-		return got.amount, got.err
+	var err error
+	switch {
+	case w.done:
+		return nil
+	case ctx.Err() != nil:
+		err = fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
+	case !w.heard && w.cause == nil && time.Now().Before(last):
+		return nil
+	default:
+		err = a.refusal(w)
 	}
-	if late == nil {
-		late = a.refusal(w)
-	}
-	a.leave(w, answer{err: late})
-	return 0, late
+	a.leave(w, answer{err: err})
+	return err
 }
 
 // refusal is why a claim has waited in vain: the first of its allowances that
