@@ -8,7 +8,7 @@ import (
 )
 
 // GiveBackKey returns the free part of a key's leases to the store, so that a
-// changed limit applies to the next request. Requests wait for it.
+// changed limit applies to the next request.
 func (a *Authorizer) GiveBackKey(ctx context.Context, keyID string) error {
 	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == KeySpend && id.KeyID == keyID }))
 }
@@ -98,38 +98,30 @@ func (a *Authorizer) giveBack(ctx context.Context, amount func(Allowance, *lease
 	if err := a.reconcile(ctx); err != nil {
 		return fmt.Errorf("return leases: %w", err)
 	}
-	back, ids := a.takeBack(amount)
+	back := a.takeBack(amount)
 	if len(back) == 0 {
 		return nil
 	}
-	err := a.store.Return(ctx, a.node, back)
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.vacate(ids)
-	if err != nil {
-		a.stale = true
+	if err := a.store.Return(ctx, a.node, back); err != nil {
+		a.doubt()
 		return fmt.Errorf("return leases: %w", err)
 	}
 	return nil
 }
 
-// takeBack takes amounts out of leases that are not busy and occupies them
-// until the amounts are in the store. It forgets leases that are idle.
-func (a *Authorizer) takeBack(amount func(Allowance, *lease) Money) (back []Lease, ids []Allowance) {
+// takeBack takes amounts out of leases: also out of those that somebody wants
+// more of, who has to wait for the poster's turn. It forgets leases that are
+// idle.
+func (a *Authorizer) takeBack(amount func(Allowance, *lease) Money) (back []Lease) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for id, l := range a.leases {
-		if l.busy != nil {
-			continue
-		}
 		if n := amount(id, l); n > 0 {
 			l.leased -= n
 			back = append(back, Lease{Allowance: id, Amount: n})
-			ids = append(ids, id)
 		} else if l.idle() {
 			delete(a.leases, id)
 		}
 	}
-	a.occupy(ids)
-	return back, ids
+	return back
 }

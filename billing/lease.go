@@ -91,7 +91,7 @@ func (l *lease) spare() Money {
 
 // idle tells that nothing is known of the lease that needs to be kept.
 func (l *lease) idle() bool {
-	return l.leased == 0 && l.held == 0 && l.spent == 0 && l.promised == 0 && l.pace == 0 && len(l.queue) == 0
+	return l.busy == nil && l.leased == 0 && l.held == 0 && l.spent == 0 && l.promised == 0 && l.pace == 0 && len(l.queue) == 0
 }
 
 // lease returns the node's lease of an allowance. The caller holds mu.
