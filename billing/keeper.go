@@ -102,9 +102,9 @@ func (a *Authorizer) measure(now time.Time) {
 	for id, l := range a.leases {
 		if !a.options.Sole {
 			l.measure(ahead)
-		}
-		if l.free() < l.low {
-			a.attention[id] = true
+			if l.free() < l.low {
+				a.attention[id] = true
+			}
 		}
 		if now.Sub(l.asked) > askLasts {
 			l.asked = time.Time{}
