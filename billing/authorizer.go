@@ -195,6 +195,17 @@ func (h *Hold) Extend(ctx context.Context, amount, least Money) error {
 	return nil
 }
 
+// TryExtend is Extend for a request that can go on without, for the time being:
+// it does not wait. Where there is too little it returns false, and the node
+// leases more in the background if there is any.
+func (h *Hold) TryExtend(amount, least Money) bool {
+	got, ok := h.authorizer.tryReserve(Claim{Allowances: h.allowances, Amount: amount, Least: least})
+	if ok {
+		h.amount += got
+	}
+	return ok
+}
+
 // Progress journals a better estimate of what the request will have cost
 // should the process end now.
 func (h *Hold) Progress(estimate *Settlement) error { return h.append(RecordProgress, estimate) }

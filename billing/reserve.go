@@ -3,6 +3,7 @@ package billing
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -37,6 +38,25 @@ func (a *Authorizer) reserve(ctx context.Context, claim Claim) (Money, error) {
 		return claim.Amount, nil
 	}
 	return a.reserveMore(ctx, claim, time.Now().Add(a.options.Patience))
+}
+
+// tryReserve is reserve from what the node has leased already.
+func (a *Authorizer) tryReserve(claim Claim) (Money, bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.checkFence()
+	for _, amount := range [...]Money{claim.Amount, claim.least()} {
+		if a.take(claim.Allowances, amount) {
+			return amount, true
+		}
+	}
+	for _, id := range claim.Allowances {
+		if l := a.lease(id); l.free() < claim.Amount && !l.filled {
+			l.low, l.target = max(l.low, claim.Amount), max(l.target, 2*min(claim.Amount, maxAmount/2))
+			a.attend(id)
+		}
+	}
+	return 0, false
 }
 
 // reserveMore is the rest of reserve, for when leases are short. It takes over
@@ -122,14 +142,22 @@ func (a *Authorizer) short(claim Claim) (short []Allowance, busy <-chan struct{}
 	return short, busy, queued
 }
 
-// enqueue puts a claim at the end of the queues of its allowances, and tries
-// what is enough for it first. The caller holds mu.
+// enqueue puts a claim at the end of the queues of its allowances, behind its
+// like: requests that are under way come before those that have not begun. It
+// tries what is enough for it first. The caller holds mu.
 func (a *Authorizer) enqueue(claim Claim) *waiter {
 	w := &waiter{claim: claim, answer: make(chan answer, 1)}
 	a.waiting++
 	for _, id := range claim.Allowances {
 		l := a.lease(id)
-		l.queue = append(l.queue, w)
+		at := len(l.queue)
+		if claim.held > 0 {
+			at = slices.IndexFunc(l.queue, func(w *waiter) bool { return w.claim.held == 0 })
+		}
+		if at < 0 {
+			at = len(l.queue)
+		}
+		l.queue = slices.Insert(l.queue, at, w)
 		a.attend(id)
 	}
 	a.serve(a.leases[claim.Allowances[0]])

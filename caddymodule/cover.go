@@ -41,8 +41,8 @@ type coverage struct {
 	// being as in basis.
 	covered int64
 	basis   basis
-	// ahead is how many tokens the hold should be ahead: none after a refusal
-	// but those that an event may bring.
+	// ahead is how many tokens the hold should be ahead: fewer while there is
+	// no money for more.
 	ahead int64
 	// chunk is how many tokens to extend by.
 	chunk int64
@@ -131,13 +131,28 @@ func (c *call) cover(out *outbox) bool {
 	if c.isCovered(&reading) {
 		return true
 	}
-	out.send() // what is paid for does not wait for what is not
-	if v.refused = c.extend(&reading); v.refused == nil {
+	// While the hold covers the next event there is no need to wait for more.
+	if c.extend(&reading, c.hold.TryExtend) {
 		c.progress(reading)
 		return true
 	}
-	v.ahead = 0
-	return c.isCovered(&reading)
+	for v.ahead > 0 {
+		if v.ahead /= 2; c.isCovered(&reading) {
+			return true
+		}
+	}
+	out.send() // what is paid for does not wait for what is not
+	// The client may leave meanwhile; what the provider sends costs the same.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), extendTimeout)
+	defer cancel()
+	extended := c.extend(&reading, func(amount, least billing.Money) bool {
+		v.refused = c.hold.Extend(ctx, amount, least)
+		return v.refused == nil
+	})
+	if extended {
+		c.progress(reading)
+	}
+	return extended
 }
 
 // isCovered tells whether the hold is enough for the next event. The
@@ -154,7 +169,7 @@ func (c *call) isCovered(reading *metering.Reading) bool {
 // extend reserves more: for as much text again as there is, or where that is
 // not to be had, for what comes next. So a long stream extends a few times,
 // however long it is.
-func (c *call) extend(reading *metering.Reading) error {
+func (c *call) extend(reading *metering.Reading, reserve func(amount, least billing.Money) bool) bool {
 	v := &c.coverage
 	next := c.next()
 	target := max(next, v.tokens+v.chunk)
@@ -164,13 +179,11 @@ func (c *call) extend(reading *metering.Reading) error {
 	held := c.hold.Amount()
 	amount := max(1, c.costWith(reading, target)-held)
 	least := max(1, c.costWith(reading, next)-held)
-	// The client may leave meanwhile; what the provider sends costs the same.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.r.Context()), extendTimeout)
-	defer cancel()
-	if err := c.hold.Extend(ctx, amount, least); err != nil {
+	if !reserve(amount, least) {
 		v.chunk = leastChunk
-		return err
+		return false
 	}
+	v.ahead = leastChunk
 	c.held = c.hold.Amount()
 	if c.held-held >= amount {
 		v.chunk = max(2*v.chunk, v.tokens)
@@ -178,7 +191,7 @@ func (c *call) extend(reading *metering.Reading) error {
 		v.chunk = max(leastChunk, v.chunk/4)
 	}
 	v.covered = c.coveredTokens(reading)
-	return nil
+	return true
 }
 
 // coveredTokens is how many tokens of output the hold is enough for, less one
