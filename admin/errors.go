@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -96,8 +97,26 @@ func (a *api) explain(ctx context.Context, operation string, err error) *problem
 	}
 	if ctx.Err() == nil { // else it failed because the client left
 		a.gateway.Logger().Error("management API", "operation", operation, "error", err)
+		if a.storeIsAway(ctx) {
+			return errStoreAway
+		}
 	}
 	return errInternal
+}
+
+// storeIsAway tells whether the store does not answer, so that something has
+// failed for no reason of its own.
+func (a *api) storeIsAway(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	return a.gateway.Store().Ping(ctx) != nil
+}
+
+const pingTimeout = 2 * time.Second
+
+var errStoreAway = &problem{
+	status:  http.StatusServiceUnavailable,
+	Message: "the database does not answer: try again when it does. Proxy requests go on while leases last",
 }
 
 // present rewrites the errors that huma makes, of validation mostly, into

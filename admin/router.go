@@ -59,10 +59,15 @@ func ready(w http.ResponseWriter, r *http.Request) error {
 	if app == nil {
 		return errNotRunning
 	}
-	if err := app.Ready(r.Context()); err != nil {
+	health, err := app.Ready(r.Context())
+	if err != nil {
 		return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: err}
 	}
-	return answerStatus(w, map[string]any{"status": "ready", "unposted": app.Unposted()})
+	store := "ok"
+	if health.Store != nil {
+		store = health.Store.Error()
+	}
+	return answerStatus(w, map[string]any{"status": "ready", "store": store, "unposted": health.Unposted})
 }
 
 func flush(w http.ResponseWriter, r *http.Request) error {

@@ -90,6 +90,8 @@ type Authorizer struct {
 	fence fence
 	// waiting counts the claims in queues.
 	waiting int
+	// failed is when a claim was last refused because the store was away.
+	failed time.Time
 	// attention has the allowances that the keeper is to look at.
 	attention map[Allowance]bool
 
@@ -171,6 +173,7 @@ type Hold struct {
 func (a *Authorizer) Hold(ctx context.Context, claim Claim, estimate *Settlement) (*Hold, error) {
 	amount, err := a.reserve(ctx, claim)
 	if err != nil {
+		a.noteFailure(ctx, err)
 		return nil, err
 	}
 	h := &Hold{authorizer: a, allowances: claim.Allowances, amount: amount, segments: make([]Segment, 0, 2)}
@@ -179,6 +182,15 @@ func (a *Authorizer) Hold(ctx context.Context, claim Claim, estimate *Settlement
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return h, nil
+}
+
+// noteFailure remembers that the store was away when it was needed.
+func (a *Authorizer) noteFailure(ctx context.Context, err error) {
+	if ctx.Err() == nil && errors.Is(err, ErrUnavailable) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.failed = time.Now()
+	}
 }
 
 // Amount is what the hold reserves. It may be less than was claimed.
@@ -230,6 +242,24 @@ func (h *Hold) append(kind RecordKind, s *Settlement) error {
 		return err
 	}
 	h.segments = append(h.segments, segment)
+	return nil
+}
+
+// failedLasts is how long a node counts as one that refuses requests after it
+// has refused one because the store was away.
+const failedLasts = 10 * time.Second
+
+// Ready returns why requests are refused at present, if they are. The store's
+// own state is the caller's to tell.
+func (a *Authorizer) Ready(store error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.checkFence(); a.fence.down {
+		return errFenced
+	}
+	if store != nil && time.Since(a.failed) < failedLasts {
+		return fmt.Errorf("%w: leases have run out: %w", ErrUnavailable, store)
+	}
 	return nil
 }
 

@@ -18,6 +18,8 @@ type Money = metering.Money
 const DefaultOrganization = "default"
 
 var (
+	// ErrAway: the store does not answer. It may later.
+	ErrAway = errors.New("store does not answer")
 	// ErrNotFound: no such key, request, entry or organization.
 	ErrNotFound = errors.New("not found")
 	// ErrConflict: an idempotency key was used before, for other content.

@@ -159,6 +159,9 @@ func (l *ledgerVerify) storage() (Storage, error) {
 	if err != nil {
 		return Storage{}, err
 	}
+	if len(text) == 0 {
+		return Storage{}, errors.New("no Caddyfile here: name one with --config, or the store with --sqlite or --postgres, or a gateway with --address")
+	}
 	var config struct {
 		Apps struct {
 			Gateway *struct {
@@ -211,7 +214,11 @@ func askGateway(ctx context.Context, address string, o billing.VerifyOptions) (b
 	if err != nil {
 		return billing.Verification{}, err
 	}
-	req.Header.Set("Authorization", "Bearer "+os.Getenv("GATEWAY_ADMIN_TOKEN"))
+	token := os.Getenv("GATEWAY_ADMIN_TOKEN")
+	if token == "" {
+		return billing.Verification{}, errors.New("set GATEWAY_ADMIN_TOKEN to the gateway's operator token")
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
 		return billing.Verification{}, err

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -29,6 +30,9 @@ const (
 	// ratesSweep is how often windows of requests per minute that have ended
 	// are forgotten.
 	ratesSweep = 5 * time.Second
+	// openTimeout bounds how long a start waits for a store that does not
+	// answer: it may be starting, too.
+	openTimeout = 45 * time.Second
 	// closeTimeout bounds how long the last reference waits for requests and
 	// for the store. What is not posted by then is in the journal.
 	closeTimeout = 10 * time.Second
@@ -135,7 +139,8 @@ func (e *engine) open(ctx context.Context) error {
 		return nil
 	default:
 	}
-	store, err := openStore(ctx, e.config.storage)
+	store, err := backoff.Retry(ctx, func() (billing.Store, error) { return openStore(ctx, e.config.storage) },
+		backoff.WithMaxElapsedTime(openTimeout), backoff.WithNotify(e.storeAway))
 	if err != nil {
 		return fmt.Errorf("open storage: %w", err)
 	}
@@ -145,11 +150,23 @@ func (e *engine) open(ctx context.Context) error {
 	return nil
 }
 
-func openStore(ctx context.Context, s Storage) (billing.Store, error) {
+// openStore opens the store. That it does not answer may pass; all else is
+// permanent.
+func openStore(ctx context.Context, s Storage) (store billing.Store, err error) {
 	if s.Driver == driverPostgres {
-		return postgres.Open(ctx, s.DSN)
+		store, err = postgres.Open(ctx, s.DSN)
+	} else {
+		store, err = sqlite.Open(ctx, s.DSN)
 	}
-	return sqlite.Open(ctx, s.DSN)
+	if err != nil && !errors.Is(err, billing.ErrAway) {
+		return nil, backoff.Permanent(err)
+	}
+	return store, err
+}
+
+// storeAway tells that the start waits for the store.
+func (e *engine) storeAway(err error, _ time.Duration) {
+	e.outageLog.Warn("the start waits for the database", zap.Duration("seconds_at_most", openTimeout), zap.Error(err))
 }
 
 func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
@@ -188,6 +205,8 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	e.tasks.Go(func() { e.heartbeats.Run(background) })
 	e.tasks.Go(func() { e.watchBooks(background) })
 	close(e.opened)
+	e.log.Info("the books are open", zap.String("storage", e.config.storage.Driver),
+		zap.String("journal", e.config.journalDir), zap.String("node", j.Node()))
 	return nil
 }
 
@@ -202,7 +221,7 @@ func (e *engine) recover(ctx context.Context, store billing.Store, j *journal.Jo
 		return err
 	}
 	if len(r.Settlements) > 0 {
-		e.log.Info("recovered the journal", zap.Int("settlements", len(r.Settlements)))
+		e.log.Info("replayed the journal: what was not posted is now", zap.Int("settlements", len(r.Settlements)))
 	}
 	j.Forget(r)
 	if err := store.ReturnAll(ctx, j.Node()); err != nil {

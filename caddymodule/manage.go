@@ -72,15 +72,23 @@ func (a *App) Purchaser() billing.Purchaser {
 	return billing.DevelopmentPurchaser{Ledger: a.engine.store}
 }
 
-// Ready tells whether requests can be served: the store answers.
-func (a *App) Ready(ctx context.Context) error {
-	select {
-	case <-a.engine.opened:
-		return a.engine.store.Ping(ctx)
-	default:
-		return errors.New("the books are not open yet")
-	}
+// Health is what a load balancer, and the people behind it, may want to know.
+type Health struct {
+	// Store is why the store does not answer; nil if it does.
+	Store error
+	// Unposted is the number of settlements that are not in the store yet.
+	Unposted int
 }
 
-// Unposted is the number of settlements that are not in the store yet.
-func (a *App) Unposted() int { return a.engine.poster.Pending() }
+// Ready returns an error if requests are being refused: the books are not
+// open, this node must not spend, or the store is away and leases have run
+// out. A store that is away does not matter before that.
+func (a *App) Ready(ctx context.Context) (Health, error) {
+	select {
+	case <-a.engine.opened:
+	default:
+		return Health{}, errors.New("the books are not open yet")
+	}
+	h := Health{Store: a.engine.store.Ping(ctx), Unposted: a.engine.poster.Pending()}
+	return h, a.engine.authorizer.Ready(h.Store)
+}

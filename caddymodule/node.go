@@ -40,7 +40,7 @@ func (e *engine) apply(a *App) {
 
 func (e *engine) nodeExpired(n billing.Node) {
 	e.log.Warn("node sends no heartbeats: its leases were given back. What it has not posted is in its journal",
-		zap.String("node", n.ID), zap.Duration("lease_ttl", n.LeaseTTL))
+		zap.String("node", n.ID), zap.Float64("lease_ttl_seconds", n.LeaseTTL.Seconds()))
 }
 
 func (e *engine) heartbeatFailed(err error) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
@@ -44,10 +45,23 @@ var _ billing.Store = (*Store)(nil)
 // settings, in which pool_max_conns sets the number of connections.
 func Open(ctx context.Context, dsn string) (*Store, error) {
 	s, err := open(ctx, dsn)
-	if err != nil {
+	switch {
+	case isAway(err):
+		return nil, fmt.Errorf("open store: %w: %w", billing.ErrAway, oneLine{err})
+	case err != nil:
 		return nil, fmt.Errorf("open store: %w", oneLine{err})
 	}
 	return s, nil
+}
+
+// isAway tells whether there was no server that takes connections, which may
+// pass. A server that refuses this user, say, is there.
+func isAway(err error) bool {
+	if _, failed := errors.AsType[*pgconn.ConnectError](err); !failed {
+		return false
+	}
+	e, answered := errors.AsType[*pgconn.PgError](err)
+	return !answered || e.Code == "57P03" /* cannot_connect_now */ || e.Code == "53300" /* too_many_connections */
 }
 
 func open(ctx context.Context, dsn string) (*Store, error) {

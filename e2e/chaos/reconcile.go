@@ -277,6 +277,15 @@ func (r *reconciliation) checkSums() {
 	}
 }
 
+// costs is what each request cost, by its marker.
+func (b *books) costs() map[string]int64 {
+	costs := make(map[string]int64, len(b.rows))
+	for _, r := range b.rows {
+		costs[r.marker] = r.cost
+	}
+	return costs
+}
+
 // spent is the sum of all debits.
 func (b *books) spent() int64 {
 	var sum int64

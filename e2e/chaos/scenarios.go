@@ -170,10 +170,7 @@ func (c *cluster) checkOutages(ctx context.Context, attempts []*attempt, gone []
 	if err != nil {
 		return err
 	}
-	costs := make(map[string]int64, len(books.rows))
-	for _, b := range books.rows {
-		costs[b.marker] = b.cost
-	}
+	costs := books.costs()
 	for _, g := range gone {
 		var spent int64
 		first, refused := time.Duration(0), 0
