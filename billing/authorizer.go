@@ -88,6 +88,9 @@ type Authorizer struct {
 	// so that the leases must be read from it before more is leased.
 	stale bool
 	fence fence
+	// epoch counts how often all leases were dropped: what the store has
+	// answered to a question of before says nothing any more.
+	epoch uint64
 	// waiting counts the claims in queues.
 	waiting int
 	// failed is when a claim was last refused because the store was away.

@@ -98,6 +98,9 @@ func (a *Authorizer) giveBack(ctx context.Context, amount func(Allowance, *lease
 	if err := a.reconcile(ctx); err != nil {
 		return fmt.Errorf("return leases: %w", err)
 	}
+	if a.isFenced() {
+		return nil
+	}
 	back := a.takeBack(amount)
 	if len(back) == 0 {
 		return nil

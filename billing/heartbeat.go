@@ -27,6 +27,7 @@ type Heartbeats struct {
 	Grace time.Duration
 
 	seen map[string]sighting
+	last time.Time // when the last heartbeat that arrived was sent
 }
 
 // sighting is the last heartbeat that was seen of another node, and when it
@@ -59,6 +60,7 @@ func (h *Heartbeats) Send(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()
 	own, sent := h.Node(), time.Now()
+	h.Authorizer.Announce(own.LeaseTTL)
 	nodes, expired, err := h.Store.Beat(ctx, own)
 	if errors.Is(err, ErrReplaced) {
 		h.Authorizer.Fence()
@@ -67,8 +69,10 @@ func (h *Heartbeats) Send(ctx context.Context) error {
 		return fmt.Errorf("heartbeat: %w", err)
 	}
 	h.Authorizer.Beat(sent, own.LeaseTTL, expired)
+	unseen := sent.Sub(h.last)
+	h.last = sent
 	for _, n := range nodes {
-		if n.ID == own.ID || n.Expired || !h.dead(n) {
+		if n.ID == own.ID || n.Expired || !h.dead(n, unseen) {
 			continue
 		}
 		done, err := h.Store.Expire(ctx, n.ID, n.Beats)
@@ -85,14 +89,16 @@ func (h *Heartbeats) Send(ctx context.Context) error {
 // dead tells whether this node has watched another one for longer than its
 // leases last, and seen no heartbeat of it. No clock is compared with that of
 // another machine: the other one counts from when it has sent its last
-// heartbeat, and has dropped its leases by itself before.
-func (h *Heartbeats) dead(n Node) bool {
+// heartbeat, and has dropped its leases by itself before. If this node could
+// not look for long, perhaps no node could tell: the others get their time once
+// more, to post what they owe.
+func (h *Heartbeats) dead(n Node, unseen time.Duration) bool {
 	if h.seen == nil {
 		h.seen = make(map[string]sighting)
 	}
 	now := time.Now()
 	last, known := h.seen[n.ID]
-	if !known || last.incarnation != n.Incarnation || last.beats != n.Beats {
+	if !known || last.incarnation != n.Incarnation || last.beats != n.Beats || unseen > n.LeaseTTL/2 {
 		h.seen[n.ID] = sighting{n.Incarnation, n.Beats, now}
 		return false
 	}

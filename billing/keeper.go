@@ -136,7 +136,7 @@ func (a *Authorizer) fillUp(ctx context.Context, attended []Allowance) {
 
 // refill leases what is missing for a hold and some more. It tells whether an
 // allowance has no room for the hold.
-func (a *Authorizer) refill(ctx context.Context, short []Allowance, amount Money) (exhausted bool, err error) {
+func (a *Authorizer) refill(ctx context.Context, last time.Time, short []Allowance, amount Money) (exhausted bool, err error) {
 	a.mu.Lock()
 	want := make([]Want, 0, len(short))
 	for _, id := range short {
@@ -144,7 +144,9 @@ func (a *Authorizer) refill(ctx context.Context, short []Allowance, amount Money
 	}
 	a.mu.Unlock()
 	// The client may leave, but what the store grants must not get lost.
-	grants, err := a.lend(context.WithoutCancel(ctx), want, short)
+	ctx, cancel := context.WithDeadline(context.WithoutCancel(ctx), last)
+	defer cancel()
+	grants, err := a.lend(ctx, want, short)
 	if err != nil {
 		return false, err
 	}
@@ -190,7 +192,11 @@ func (a *Authorizer) lend(ctx context.Context, want []Want, ids []Allowance) ([]
 	if err := a.reconcile(ctx); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
-	if a.isFenced() {
+	a.mu.Lock()
+	a.checkFence()
+	down, epoch := a.fence.down, a.epoch
+	a.mu.Unlock()
+	if down {
 		return nil, errFenced
 	}
 	grants, err := a.store.Lease(ctx, a.node, want)
@@ -200,7 +206,7 @@ func (a *Authorizer) lend(ctx context.Context, want []Want, ids []Allowance) ([]
 		a.stale = true
 		return nil, fmt.Errorf("%w: lease: %w", ErrUnavailable, err)
 	}
-	if a.fence.down { // meanwhile; others may be given what was granted here
+	if a.checkFence(); a.epoch != epoch { // others may have been given what was granted here
 		a.stale = true
 		return nil, errFenced
 	}
@@ -261,7 +267,7 @@ func (a *Authorizer) needs(attended []Allowance) (want []Want, ids []Allowance) 
 		for _, w := range l.queue {
 			enough += min(w.claim.least(), maxAmount-enough)
 		}
-		w := Want{Allowance: id, Need: max(0, enough-max(0, l.free()))}
+		w := Want{Allowance: id, Need: max(0, enough-l.free())}
 		if a.options.Sole {
 			w.Need = math.MaxInt64
 		}

@@ -8,8 +8,8 @@ import (
 
 // lease is what this node may spend of one allowance.
 type lease struct {
-	// leased is what the store has handed to this node: always the same
-	// number as in the store, unless the leases are stale.
+	// leased is what the store has handed to this node: the same number as in
+	// the store, or less while the leases are stale.
 	leased Money
 	// held is reserved by open requests.
 	held Money
@@ -175,11 +175,13 @@ func (a *Authorizer) doubt() {
 	a.stale = true
 }
 
-// reconcile reads the leases from the store if they are stale. It needs the
-// poster's turn, so that nothing changes them meanwhile.
+// reconcile reads the leases from the store if they are stale, unless the node
+// must not spend: then it has none. It needs the poster's turn, so that nothing
+// changes them meanwhile.
 func (a *Authorizer) reconcile(ctx context.Context) error {
 	a.mu.Lock()
-	stale := a.stale
+	a.checkFence()
+	stale, epoch := a.stale && !a.fence.down, a.epoch
 	a.mu.Unlock()
 	if !stale {
 		return nil
@@ -190,6 +192,9 @@ func (a *Authorizer) reconcile(ctx context.Context) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.checkFence(); a.epoch != epoch {
+		return nil // what was read is of before
+	}
 	for _, l := range a.leases {
 		l.leased, l.promised = 0, 0
 	}
@@ -221,6 +226,9 @@ func (a *Authorizer) CheckLeases(ctx context.Context) (Money, error) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.stale {
+		return 0, nil // it knows that it does not know
+	}
 	var off Money
 	for id, l := range a.leases {
 		off += abs(l.leased - stored[id])

@@ -1,6 +1,7 @@
 package billing
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -41,6 +42,11 @@ type Node struct {
 	Leased Money
 }
 
+// Holder is the name that the process leases under: its own, so that what
+// another one under the same id has left, or still does, is not mistaken for
+// this one's.
+func (n *Node) Holder() string { return n.ID + "." + n.Incarnation }
+
 // fence keeps a node from spending leases that others may have been given
 // since, because it could not tell for too long that it is alive.
 type fence struct {
@@ -58,6 +64,16 @@ func (f *fence) overdue(now time.Time) bool {
 	return now.Sub(f.beat) >= f.ttl || now.Round(0).Sub(f.beat.Round(0)) >= f.ttl
 }
 
+// Announce says that a heartbeat is about to tell the given ttl. Others may go
+// by it from now on, whether or not the answer arrives.
+func (a *Authorizer) Announce(ttl time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ttl > 0 && !a.options.Sole {
+		a.fence.ttl = min(cmp.Or(a.fence.ttl, ttl), ttl)
+	}
+}
+
 // Beat says that the heartbeat which was sent at the given time has arrived,
 // and that the node's leases are its own until ttl after that. If it was
 // expired, or late, it finds out from the store what it still has.
@@ -66,6 +82,9 @@ func (a *Authorizer) Beat(sent time.Time, ttl time.Duration, expired bool) {
 	defer a.mu.Unlock()
 	if a.checkFence(); expired {
 		a.drop()
+	}
+	if a.options.Sole {
+		ttl = 0 // there is nobody to give its leases to
 	}
 	a.fence = fence{beat: sent, ttl: ttl}
 }
@@ -100,5 +119,6 @@ func (a *Authorizer) drop() {
 	for _, l := range a.leases {
 		l.leased, l.promised = 0, 0
 	}
+	a.epoch++
 	a.stale = true
 }

@@ -56,6 +56,9 @@ type Poster struct {
 	// who wait get it in order, so that between two batches of a long queue all
 	// others have theirs.
 	turn chan struct{}
+	// unsure tells that an attempt at the batch has failed: what it has done to
+	// the leases is not known, even if the next one succeeds.
+	unsure bool
 	// batch is reused from one transaction to the next.
 	batch   []Settlement
 	started time.Time
@@ -298,9 +301,10 @@ func (p *Poster) try(ctx context.Context, batch []posting) error {
 	defer p.endTurn()
 	conflicts, err := p.store.Post(ctx, p.node, p.batch)
 	if p.follower != nil {
-		if err != nil || len(conflicts) > 0 {
+		if p.unsure || err != nil || len(conflicts) > 0 {
 			p.follower.doubt()
 		}
+		p.unsure = err != nil
 		if err == nil {
 			err = p.follower.posted(ctx, batch)
 		}

@@ -62,6 +62,7 @@ func (a *Authorizer) tryReserve(claim Claim) (Money, bool) {
 // reserveMore is the rest of reserve, for when leases are short. It takes over
 // mu.
 func (a *Authorizer) reserveMore(ctx context.Context, claim Claim, deadline time.Time) (Money, error) {
+	last := deadline.Add(storeTimeout)
 	for {
 		short, busy, queued := a.short(claim)
 		switch {
@@ -73,13 +74,15 @@ func (a *Authorizer) reserveMore(ctx context.Context, claim Claim, deadline time
 			a.mu.Unlock()
 			select {
 			case <-busy:
+			case <-time.After(time.Until(last)):
+				return 0, fmt.Errorf("%w: the store has not answered in time", ErrUnavailable)
 			case <-ctx.Done():
 				return 0, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 			}
 		default:
 			a.occupy(short)
 			a.mu.Unlock()
-			if exhausted, err := a.refill(ctx, short, claim.Amount); exhausted || err != nil {
+			if exhausted, err := a.refill(ctx, last, short, claim.Amount); exhausted || err != nil {
 				a.mu.Lock()
 				w := a.enqueue(claim)
 				w.cause = err
@@ -88,6 +91,7 @@ func (a *Authorizer) reserveMore(ctx context.Context, claim Claim, deadline time
 			}
 		}
 		a.mu.Lock()
+		a.checkFence()
 		if a.take(claim.Allowances, claim.Amount) {
 			a.mu.Unlock()
 			return claim.Amount, nil
@@ -241,9 +245,9 @@ func without(queue []*waiter, w *waiter) []*waiter {
 	return queue
 }
 
-// serve gives what is free to those who wait for it, in their order, as far as
-// all that each one needs is there: its amount, or what is enough for it. The
-// caller holds mu.
+// serve gives what is free to those who wait for it, the first one first, if all
+// that it needs is there: its amount, or what is enough for it. One that needs
+// more than there is lets the others pass. The caller holds mu.
 func (a *Authorizer) serve(l *lease) {
 	for i := 0; i < len(l.queue) && l.free() > 0; {
 		w := l.queue[i]
@@ -274,6 +278,7 @@ func (a *Authorizer) settle(allowances []Allowance, amount, cost Money) {
 	cost = max(0, cost) // or what the store rejects would be lent to others first
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.checkFence()
 	for _, id := range allowances {
 		l := a.lease(id)
 		l.held -= amount

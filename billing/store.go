@@ -73,9 +73,11 @@ type Leases interface {
 	// Return gives leases back, whole or in part. More than the node has is
 	// cut to what it has.
 	Return(ctx context.Context, node string, leases []Lease) error
-	// ReturnAll gives back all that the node has leased.
+	// ReturnAll gives back all that the node has leased, or where a node's id
+	// is given, all that was leased under that id.
 	ReturnAll(ctx context.Context, node string) error
-	// LeasesOf lists what a node has leased, for proofs.
+	// LeasesOf lists what a node has leased, or what was leased under its id,
+	// after changes that are under way.
 	LeasesOf(ctx context.Context, node string) ([]Lease, error)
 	// Ask asks all other nodes to give back what they can spare of these
 	// allowances. It is a hint, and may get lost.
@@ -89,7 +91,7 @@ type Leases interface {
 // them depends on the clock of the database.
 type Nodes interface {
 	// Join registers a node that starts, in the place of any process that ran
-	// under its id before.
+	// under its id before, and returns what that had leased.
 	Join(ctx context.Context, n Node) error
 	// Beat says that the node is alive. It returns all nodes, and whether the
 	// node's leases were returned for it since it last did so. ErrReplaced

@@ -185,14 +185,20 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	if err := e.recover(ctx, store, j, recovered); err != nil {
 		return errors.Join(err, j.Close())
 	}
+	e.node = newNode(j)
+	joined := time.Now()
+	if err := store.Join(ctx, e.status()); err != nil {
+		return errors.Join(err, j.Close())
+	}
 	e.store, e.journal = store, j
 	e.keys = newKeyCache(store)
-	e.poster = billing.NewPoster(store, j, j.Node(), e)
+	e.poster = billing.NewPoster(store, j, e.node.Holder(), e)
 	e.authorizer = billing.NewAuthorizer(store, j, e.poster, billing.Options{
 		Sole:   e.config.storage.Driver != driverPostgres,
 		Ahead:  func() time.Duration { return time.Duration(e.leaseAhead.Load()) },
 		Failed: e.leasesFailed,
 	})
+	e.authorizer.Beat(joined, e.status().LeaseTTL, false)
 	e.heartbeats = &billing.Heartbeats{
 		Store: store, Authorizer: e.authorizer,
 		Node: e.status, Expired: e.nodeExpired, Failed: e.heartbeatFailed,
@@ -210,13 +216,23 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	return nil
 }
 
-// recover posts what an earlier process of this node left in the journal and
-// gives back what it had leased.
+// recover posts what an earlier process of this node left in the journal, out of
+// what that had leased.
 func (e *engine) recover(ctx context.Context, store billing.Store, j *journal.Journal, r *journal.Recovered) error {
 	for _, torn := range r.Torn {
 		e.log.Warn("journal segment has damage", zap.String("detail", torn))
 	}
-	recovery := billing.Recovery{Store: store, Journal: j, Node: j.Node(), Observer: e}
+	nodes, err := store.ListNodes(ctx)
+	if err != nil {
+		return err
+	}
+	holder := j.Node()
+	for _, n := range nodes {
+		if n.ID == j.Node() {
+			holder = n.Holder()
+		}
+	}
+	recovery := billing.Recovery{Store: store, Journal: j, Node: holder, Observer: e}
 	if err := recovery.Post(ctx, r.Settlements); err != nil {
 		return err
 	}
@@ -224,11 +240,7 @@ func (e *engine) recover(ctx context.Context, store billing.Store, j *journal.Jo
 		e.log.Info("replayed the journal: what was not posted is now", zap.Int("settlements", len(r.Settlements)))
 	}
 	j.Forget(r)
-	if err := store.ReturnAll(ctx, j.Node()); err != nil {
-		return fmt.Errorf("give back leases: %w", err)
-	}
-	e.node = newNode(j)
-	return store.Join(ctx, e.status())
+	return nil
 }
 
 // acquire counts a request that uses the engine, which stays open until
@@ -282,6 +294,8 @@ func (e *engine) Destruct() error {
 	e.authorizer.Close()
 	if err := e.poster.Close(ctx); err != nil {
 		e.log.Warn("closing with unposted settlements; the journal keeps them", zap.Int("settlements", e.poster.Pending()))
+	} else if e.requests.Load() > 0 {
+		e.log.Warn("leases stay with this node for its open requests until it starts again, or lease_ttl ends")
 	} else if err := e.store.Leave(ctx, e.node); err != nil {
 		e.log.Warn("leases stay with this node until it starts again, or lease_ttl ends", zap.Error(err))
 	}

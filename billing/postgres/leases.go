@@ -46,8 +46,13 @@ ON CONFLICT (node, organization_id, key_id, kind, period, period_start) DO UPDAT
 
 	leaseColumns = `organization_id, key_id, kind, period, period_start, amount`
 
-	selectLeases = `SELECT ` + leaseColumns + ` FROM leases
-WHERE node = $1 ORDER BY organization_id, key_id, kind, period, period_start`
+	// ofNode are the leases of a node: of one of its processes, if that is
+	// named, or of all that there were under its id.
+	ofNode = `(node = $1 OR node > $1 || '.' AND node < $1 || '/')`
+
+	selectLeases = `
+SELECT organization_id, key_id, kind, period, period_start, sum(amount)::bigint FROM leases
+WHERE ` + ofNode + ` GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5`
 
 	// A lease is either deleted or made smaller, never both.
 	releaseLeases = `
@@ -74,13 +79,17 @@ UPDATE allowances a SET leased = a.leased - cut.back FROM cut
 WHERE a.organization_id = cut.organization_id AND a.key_id = cut.key_id
 	AND a.kind = cut.kind AND a.period = cut.period AND a.period_start = cut.period_start`
 
-	selectLeaseOrganizations = `SELECT DISTINCT organization_id FROM leases WHERE node = $1 ORDER BY organization_id`
+	selectLeaseOrganizations = `SELECT DISTINCT organization_id FROM leases WHERE ` + ofNode + ` ORDER BY organization_id`
 
 	releaseAllLeases = `
 WITH deleted AS (
-	DELETE FROM leases WHERE node = $1 AND organization_id = ANY ($2::text[]) RETURNING *
+	DELETE FROM leases WHERE ` + ofNode + ` AND organization_id = ANY ($2::text[]) RETURNING *
+),
+sums AS (
+	SELECT organization_id, key_id, kind, period, period_start, sum(amount)::bigint AS amount
+	FROM deleted GROUP BY 1, 2, 3, 4, 5
 )
-UPDATE allowances a SET leased = a.leased - d.amount FROM deleted d
+UPDATE allowances a SET leased = a.leased - d.amount FROM sums d
 WHERE a.organization_id = d.organization_id AND a.key_id = d.key_id
 	AND a.kind = d.kind AND a.period = d.period AND a.period_start = d.period_start`
 )
@@ -174,28 +183,43 @@ func (s *Store) ReturnAll(ctx context.Context, node string) error {
 }
 
 func returnAll(ctx context.Context, tx pgx.Tx, node string) error {
-	rows, err := tx.Query(ctx, selectLeaseOrganizations, node)
+	orgs, err := lockLeases(ctx, tx, node)
 	if err != nil {
-		return err
-	}
-	orgs, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return err
-	}
-	if _, err := lockAccounts(ctx, tx, orgs); err != nil {
 		return err
 	}
 	_, err = tx.Exec(ctx, releaseAllLeases, node, orgs)
 	return err
 }
 
-// LeasesOf implements billing.Leases.
-func (s *Store) LeasesOf(ctx context.Context, node string) ([]billing.Lease, error) {
-	leases, err := list(ctx, s.pool, scanLease, selectLeases, node)
+// LeasesOf implements billing.Leases. It waits for what is changing them: a
+// change whose outcome the node does not know may be about to be committed.
+func (s *Store) LeasesOf(ctx context.Context, node string) (leases []billing.Lease, err error) {
+	err = s.write(ctx, func(tx pgx.Tx) error {
+		if _, err := lockLeases(ctx, tx, node); err != nil {
+			return err
+		}
+		leases, err = list(ctx, tx, scanLease, selectLeases, node)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list leases: %w", err)
 	}
 	return leases, nil
+}
+
+// lockLeases locks the accounts of all that a node has leased, and returns
+// their organizations.
+func lockLeases(ctx context.Context, tx pgx.Tx, node string) ([]string, error) {
+	rows, err := tx.Query(ctx, selectLeaseOrganizations, node)
+	if err != nil {
+		return nil, err
+	}
+	orgs, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, err
+	}
+	_, err = lockAccounts(ctx, tx, orgs)
+	return orgs, err
 }
 
 // allowanceStates locks the accounts of the wanted leases and returns what

@@ -30,9 +30,10 @@ ON CONFLICT (id) DO UPDATE SET incarnation = excluded.incarnation, host = exclud
 SELECT id, incarnation, host, version, started_at, seen_at, beats, lease_ttl_ns, expired, unposted, lag_ns,
 	coalesce(l.leases, 0), coalesce(l.credits, 0)
 FROM nodes LEFT JOIN (
-	SELECT node, count(*) AS leases, (sum(amount) FILTER (WHERE kind = 'credits'))::bigint AS credits
-	FROM leases GROUP BY node
-) AS l ON l.node = nodes.id
+	SELECT split_part(node, '.', 1) AS id, count(*) AS leases,
+		(sum(amount) FILTER (WHERE kind = 'credits'))::bigint AS credits
+	FROM leases GROUP BY 1
+) AS l USING (id)
 ORDER BY id`
 
 	expireNode = `UPDATE nodes SET expired = true WHERE id = $1 AND beats = $2 AND NOT expired`
@@ -52,7 +53,13 @@ func nodeArgs(n billing.Node) []any {
 
 // Join implements billing.Nodes.
 func (s *Store) Join(ctx context.Context, n billing.Node) error {
-	if _, err := s.pool.Exec(ctx, putNode, nodeArgs(n)...); err != nil {
+	err := s.write(ctx, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, putNode, nodeArgs(n)...); err != nil {
+			return err
+		}
+		return returnAll(ctx, tx, n.ID)
+	})
+	if err != nil {
 		return fmt.Errorf("register node: %w", err)
 	}
 	return nil

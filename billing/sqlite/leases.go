@@ -34,8 +34,13 @@ ON CONFLICT DO UPDATE SET amount = amount + excluded.amount`
 
 	leaseColumns = `organization_id, key_id, kind, period, period_start, amount`
 
-	selectLeases = `SELECT ` + leaseColumns + ` FROM leases
-WHERE node = ?1 ORDER BY organization_id, key_id, kind, period, period_start`
+	// ofNode are the leases of a node: of one of its processes, if that is
+	// named, or of all that there were under its id.
+	ofNode = `(node = ?1 OR node > ?1 || '.' AND node < ?1 || '/')`
+
+	selectLeases = `
+SELECT organization_id, key_id, kind, period, period_start, sum(amount) FROM leases
+WHERE ` + ofNode + ` GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5`
 
 	selectLeasesOfKey = `SELECT ` + leaseColumns + ` FROM leases
 WHERE node = ?1 AND organization_id = ?2 AND key_id = ?3`
@@ -56,11 +61,14 @@ WHERE organization_id = ?1 AND key_id = ?2 AND kind = ?3 AND period = ?4 AND per
 
 	subtractAllLeased = `
 UPDATE allowances AS a SET leased = a.leased - l.amount
-FROM leases l
-WHERE l.node = ?1 AND a.organization_id = l.organization_id AND a.key_id = l.key_id
+FROM (
+	SELECT organization_id, key_id, kind, period, period_start, sum(amount) AS amount FROM leases
+	WHERE ` + ofNode + ` GROUP BY 1, 2, 3, 4, 5
+) AS l
+WHERE a.organization_id = l.organization_id AND a.key_id = l.key_id
 	AND a.kind = l.kind AND a.period = l.period AND a.period_start = l.period_start`
 
-	deleteLeases = `DELETE FROM leases WHERE node = ?1`
+	deleteLeases = `DELETE FROM leases WHERE ` + ofNode
 )
 
 // Lease implements billing.Leases. What is granted of an allowance without a

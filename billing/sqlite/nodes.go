@@ -24,8 +24,8 @@ ON CONFLICT DO UPDATE SET incarnation = excluded.incarnation, host = excluded.ho
 
 	selectNodes = `
 SELECT id, incarnation, host, version, started_at, seen_at, beats, lease_ttl_ns, expired, unposted, lag_ns,
-	(SELECT count(*) FROM leases WHERE node = nodes.id),
-	(SELECT coalesce(sum(amount), 0) FROM leases WHERE node = nodes.id AND kind = 'credits')
+	(SELECT count(*) FROM leases WHERE node > id || '.' AND node < id || '/'),
+	(SELECT coalesce(sum(amount), 0) FROM leases WHERE node > id || '.' AND node < id || '/' AND kind = 'credits')
 FROM nodes ORDER BY id`
 
 	expireNode = `UPDATE nodes SET expired = 1 WHERE id = ?1 AND beats = ?2 AND NOT expired`
@@ -43,8 +43,10 @@ func nodeArgs(n billing.Node) []any {
 // Join implements billing.Nodes.
 func (s *Store) Join(ctx context.Context, n billing.Node) error {
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, putNode, nodeArgs(n)...)
-		return err
+		if _, err := tx.ExecContext(ctx, putNode, nodeArgs(n)...); err != nil {
+			return err
+		}
+		return returnAll(ctx, tx, n.ID)
 	})
 	if err != nil {
 		return fmt.Errorf("register node: %w", err)
