@@ -208,14 +208,14 @@ func TestFailuresInsideAreLoggedAndNotTold(t *testing.T) {
 	}
 }
 
-func TestUnreachableStoreIsAnInternalError(t *testing.T) {
+func TestUnreachableStoreIsSaidToBeAway(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t)
 	c := newClient(t, g)
 	if err := g.store.Close(); err != nil {
 		t.Fatal(err)
 	}
-	c.do(http.MethodGet, "/v1/keys", "").want(t, http.StatusInternalServerError, "internal error").
+	c.do(http.MethodGet, "/v1/keys", "").want(t, http.StatusServiceUnavailable, "the database does not answer").
 		lacks(t, "sql", "closed")
 	if !strings.Contains(g.log.String(), "reading the account") {
 		t.Errorf("the log does not tell the cause: %s", g.log.String())

@@ -204,6 +204,8 @@ func TestLedgerVerifyCommand(t *testing.T) {
 	run(2, "name one of", "--sqlite", path, "--address", "127.0.0.1:1")
 	run(2, "unknown --mode", "--sqlite", path, "--mode", "half")
 	run(2, "at least 1", "--sqlite", path, "--examples", "0")
+	run(2, "GATEWAY_ADMIN_TOKEN", "--address", "127.0.0.1:1")
+	t.Setenv("GATEWAY_ADMIN_TOKEN", "token")
 	run(2, "connection refused", "--address", "127.0.0.1:1")
 	if err := store.Close(); err != nil {
 		t.Fatal(err)
