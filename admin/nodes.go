@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -80,6 +81,13 @@ type nodeInput struct {
 }
 
 func (a *api) listNodeLeases(ctx context.Context, in *nodeInput) (*body[list[nodeLease]], error) {
+	nodes, err := a.gateway.Store().ListNodes(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing nodes: %w", err)
+	}
+	if !slices.ContainsFunc(nodes, func(n billing.Node) bool { return n.ID == in.ID }) {
+		return nil, &problem{status: http.StatusNotFound, Message: "no such node: see /v1/nodes"}
+	}
 	leases, err := a.gateway.Store().LeasesOf(ctx, in.ID)
 	if err != nil {
 		return nil, fmt.Errorf("listing leases: %w", err)

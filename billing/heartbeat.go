@@ -11,10 +11,16 @@ import (
 // HeartbeatEvery is how often a node tells that it is alive.
 const HeartbeatEvery = 2 * time.Second
 
+// HeartbeatStore is where nodes hear of each other.
+type HeartbeatStore interface {
+	Nodes
+	ReturnAll(ctx context.Context, node string) error
+}
+
 // Heartbeats tells the store that a node is alive, and returns the leases of
 // nodes that are not.
 type Heartbeats struct {
-	Store      Nodes
+	Store      HeartbeatStore
 	Authorizer *Authorizer
 	// Node is what to tell, before each heartbeat.
 	Node func() Node
@@ -63,7 +69,7 @@ func (h *Heartbeats) Send(ctx context.Context) error {
 	h.Authorizer.Announce(own.LeaseTTL)
 	nodes, expired, err := h.Store.Beat(ctx, own)
 	if errors.Is(err, ErrReplaced) {
-		h.Authorizer.Fence()
+		err = errors.Join(err, h.retire(ctx, own))
 	}
 	if err != nil {
 		return fmt.Errorf("heartbeat: %w", err)
@@ -84,6 +90,16 @@ func (h *Heartbeats) Send(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// retire stops a node that was replaced from spending, and returns what it had
+// leased, once it owes nothing of it any more.
+func (h *Heartbeats) retire(ctx context.Context, own Node) error {
+	h.Authorizer.Fence()
+	if h.Authorizer.owes() {
+		return nil
+	}
+	return h.Store.ReturnAll(ctx, own.Holder())
 }
 
 // dead tells whether this node has watched another one for longer than its

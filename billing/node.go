@@ -106,6 +106,18 @@ func (a *Authorizer) checkFence() {
 	}
 }
 
+// owes tells whether there are open holds, or settlements that are not posted.
+func (a *Authorizer) owes() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, l := range a.leases {
+		if l.held != 0 || l.spent != 0 {
+			return true
+		}
+	}
+	return false
+}
+
 func (a *Authorizer) isFenced() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -49,6 +49,7 @@ var caddyfile = template.Must(template.New("Caddyfile").Parse(`{
 		admin_token {env.GATEWAY_ADMIN_TOKEN}
 		discount {{.Discount}}%
 		drain 5s
+		lease_ttl {{.LeaseTTL}}
 		max_body {{.MaxBody}}MiB
 		billing development {
 			package plenty 100000.00 100000.00
@@ -93,6 +94,7 @@ type node struct {
 	database string
 	upstream string
 	reloads  int // counts configurations, so that each differs
+	leaseTTL time.Duration
 
 	process *os.Process
 	exited  chan struct{} // closed when process has ended
@@ -100,7 +102,10 @@ type node struct {
 }
 
 func newNode(name, dir, database, upstream string) (*node, error) {
-	n := &node{name: name, dir: filepath.Join(dir, name), database: database, upstream: upstream}
+	n := &node{
+		name: name, dir: filepath.Join(dir, name), database: database, upstream: upstream,
+		leaseTTL: 10 * time.Minute,
+	}
 	n.journal = filepath.Join(n.dir, "journal")
 	if err := os.MkdirAll(n.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make folder of %s: %w", name, err)
@@ -143,7 +148,7 @@ func (n *node) config() ([]byte, error) {
 	err := caddyfile.Execute(&b, map[string]any{
 		"Admin": n.admin, "Dir": n.dir, "Database": n.database, "Journal": n.journal, "Upstream": n.upstream,
 		"Address": n.address, "Grace": grace, "Discount": discount, "MaxBody": 16 + n.reloads%16,
-		"Rates": prices, "Providers": []string{"openai", "anthropic", "gemini"},
+		"LeaseTTL": n.leaseTTL, "Rates": prices, "Providers": []string{"openai", "anthropic", "gemini"},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("render Caddyfile: %w", err)

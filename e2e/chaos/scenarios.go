@@ -30,6 +30,8 @@ var scenarios = []scenario{
 	{"limits", true, limits},
 	{"hostile", true, hostile},
 	{"siege", true, siege},
+	{"pauses", false, pauses},
+	{"twins", false, twins},
 	{"blackout", false, blackout},
 	{"disk", false, fullDisk},
 }

@@ -1,0 +1,130 @@
+package chaos
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+)
+
+const (
+	// shortTTL is the lease_ttl of scenarios in which nodes seem to be dead.
+	shortTTL = 10 * time.Second
+	// seemsDead is longer than that.
+	seemsDead = 13 * time.Second
+)
+
+// pauses: nodes stand still for longer than their leases last, while others
+// spend the same limit, and then go on.
+func pauses(ctx context.Context, c *cluster) error {
+	const clients = 16
+	for _, n := range c.nodes {
+		n.leaseTTL = shortTTL
+	}
+	return c.shareFiveDollars(ctx, clients, func(ctx context.Context) error {
+		n := c.nodes[c.random.IntN(len(c.nodes))]
+		c.progress("%s stands still for %s", n.name, seemsDead)
+		if err := n.process.Signal(syscall.SIGSTOP); err != nil {
+			return fmt.Errorf("stop %s: %w", n.name, err)
+		}
+		// Whatever happens, it must not stay like this.
+		err := pause(ctx, seemsDead)
+		if again := n.process.Signal(syscall.SIGCONT); again != nil {
+			return fmt.Errorf("continue %s: %w", n.name, again)
+		}
+		if err != nil {
+			return nil // the limit is spent
+		}
+		return pause(ctx, 3*time.Second)
+	})
+}
+
+// twins: a node is started with a copy of another one's journal directory. The
+// two have one identity, and must not spend as if they were one.
+func twins(ctx context.Context, c *cluster) error {
+	first, second := c.nodes[0], c.nodes[1]
+	if err := first.start(ctx); err != nil {
+		return err
+	}
+	if err := first.kill(); err != nil {
+		return err
+	}
+	if err := os.CopyFS(second.journal, os.DirFS(first.journal)); err != nil {
+		return fmt.Errorf("copy the journal: %w", err)
+	}
+	if err := c.startWithFiveDollars(ctx); err != nil {
+		return err
+	}
+	k, err := c.createKey(ctx, defaultOrganization, "5.00")
+	if err != nil {
+		return err
+	}
+	const clients = 32
+	bound, err := oneEvent(dear(c.random), clients)
+	if err != nil {
+		return err
+	}
+	both, cancel := context.WithTimeout(ctx, 8*time.Second)
+	defer cancel()
+	l := c.newSpenders(k, clients, dear)
+	l.think = 20 * time.Millisecond
+	l.start(both)
+	attempts := l.join()
+	// What the older one owes must be in the books, before somebody ends it.
+	if err := first.call(ctx, http.MethodPost, "/v1/flush", nil, nil); err != nil {
+		return err
+	}
+	if err := first.stop(); err != nil {
+		return err
+	}
+	c.nodes = c.nodes[1:]
+	return c.spendToTheEnd(ctx, k, bound, attempts)
+}
+
+func (c *cluster) startWithFiveDollars(ctx context.Context) error {
+	if err := c.start(ctx); err != nil {
+		return err
+	}
+	return c.buy(ctx, defaultOrganization, "five")
+}
+
+// shareFiveDollars lets clients of all nodes spend five dollars of credits, and
+// of a key's limit, to the end.
+func (c *cluster) shareFiveDollars(ctx context.Context, clients int, fault func(context.Context) error) error {
+	if err := c.startWithFiveDollars(ctx); err != nil {
+		return err
+	}
+	k, err := c.createKey(ctx, defaultOrganization, "5.00")
+	if err != nil {
+		return err
+	}
+	bound, err := oneEvent(dear(c.random), clients)
+	if err != nil {
+		return err
+	}
+	l := c.newSpenders(k, clients, dear)
+	l.think = 20 * time.Millisecond
+	attempts, err := c.spend(ctx, l, bound, fault)
+	if err != nil {
+		return err
+	}
+	return c.spendToTheEnd(ctx, k, bound, attempts)
+}
+
+// spendToTheEnd spends what is left of five dollars after some attempts, and
+// reconciles all.
+func (c *cluster) spendToTheEnd(ctx context.Context, k key, bound int64, attempts []*attempt) error {
+	rest, err := c.spendTheRest(ctx, k, bound)
+	if err != nil {
+		return err
+	}
+	attempts = append(attempts, rest...)
+	e := evidence{cutOff: true, attempts: attempts, limits: []limit{{"credits", five, bound}, {"key limit", five, bound}}}
+	if err := c.settle(ctx, e); err != nil {
+		return err
+	}
+	c.figures.check(attempts, expect{dying: true, refused: true, unavailable: func(*attempt) bool { return true }})
+	return nil
+}
