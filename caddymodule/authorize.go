@@ -36,6 +36,7 @@ func (c *call) claim() billing.Claim {
 		bound := metering.PromptBound(c.protocol(), c.body)
 		// Without a report of the provider's, the estimate is charged.
 		bound.Prompt = max(bound.Prompt, c.request.PromptTokens)
+		bound.Predicted *= max(1, c.request.Choices)
 		claim.Amount = c.rule.WorstCase(bound, c.outputBound(), c.row.At, c.app.discount)
 		return claim
 	}

@@ -95,11 +95,18 @@ func (c *call) follow(data []byte, reading *metering.Reading) bool {
 	if v.tracker == nil {
 		return true
 	}
-	v.tracker.See(data)
+	v.see(data)
 	tokens := c.generated(reading)
 	v.largest = max(v.largest, tokens-v.tokens)
 	v.tokens = tokens
 	return tokens < v.journaled+progressEvery && c.next() <= v.covered && v.basis.isOf(reading)
+}
+
+// see takes note of what an event opens and closes.
+func (v *coverage) see(data []byte) {
+	if v.tracker != nil {
+		v.tracker.See(data)
+	}
 }
 
 // next is how many tokens of output should be covered: enough for the next

@@ -38,7 +38,7 @@ var (
 	}, []string{"provider", "source"})
 	mismatchesTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_llm_gateway_usage_mismatches_total",
-		Help: "Responses whose token counts do not add up to the provider's own total.",
+		Help: "Responses whose token counts do not add up to the provider's own total, or with text after its last word on them.",
 	}, []string{"provider"})
 	conflictsTotal = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "caddy_llm_gateway_settlement_conflicts_total",

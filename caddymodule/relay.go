@@ -15,6 +15,7 @@ import (
 	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+	"go.uber.org/zap"
 
 	"github.com/caddy-llm-gateway/gateway/internal/sse"
 	"github.com/caddy-llm-gateway/gateway/metering"
@@ -39,6 +40,8 @@ type response struct {
 	drained bool
 	// failure is what cut the answer short.
 	failure error
+	// settledText is how much text had come when it was settled.
+	settledText int64
 	// journaled is the usage in the last progress record.
 	journaled metering.Usage
 }
@@ -66,7 +69,7 @@ func (c *call) relay(res *http.Response) {
 		c.w.Header().Del("Content-Encoding")
 		c.w.Header().Del("Content-Length")
 	}
-	c.response.meter = c.endpoint.NewMeter()
+	c.response.meter = c.endpoint.NewMeter(c.request)
 	framing := c.endpoint.ResponseFraming(res.Header.Get("Content-Type"))
 	if c.row.Streaming && framing != metering.EventStream {
 		peeked := bufio.NewReader(body)
@@ -142,7 +145,19 @@ func (c *call) relayEvents(events *sse.Reader) {
 	// its own.
 	c.response.delivered = c.response.ended && out.err == nil
 	c.settle()
+	c.noteUncharged()
 	c.endResponse()
+}
+
+// noteUncharged counts a provider whose last word on usage was followed by
+// more text: it was settled by then, and that text is not in it.
+func (c *call) noteUncharged() {
+	reading := c.response.meter.Reading()
+	if c.response.settledText < reading.TextBytes && c.rule != nil {
+		mismatchesTotal.WithLabelValues(c.row.Provider).Inc()
+		c.app.requestLog.Warn("text after the provider's last word on usage is not charged",
+			zap.String("request_id", c.row.RequestID), zap.Int64("bytes", reading.TextBytes-c.response.settledText))
+	}
 }
 
 // meterEvent reads an event and journals what it says about the cost. It
@@ -163,6 +178,7 @@ func (c *call) meterEvent(event sse.Event) (visible, covered bool) {
 		// The event that the client did not ask for is the last word itself.
 		return !c.request.HidesUsage || !metering.IsUsageEvent(event.Data), true
 	case reading.Closing:
+		c.coverage.see(event.Data)
 		c.progress(reading)
 		return true, true
 	case event.Incomplete:

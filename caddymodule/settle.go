@@ -83,10 +83,13 @@ func (c *call) outcome() (metering.Reading, metering.Source) {
 		return c.unmetered()
 	}
 	reading := c.response.meter.Reading()
+	c.response.settledText = reading.TextBytes
+	// The end of the response confirms totals that nothing has followed.
+	final := reading.Final || reading.Closing && c.response.ended && !c.response.torn
 	switch {
-	case reading.Final && c.response.drained:
+	case final && c.response.drained:
 		return reading, metering.SourceDrained
-	case reading.Final:
+	case final:
 		return reading, metering.SourceProvider
 	case reading.Failed && !reading.Found && reading.TextBytes == 0:
 		return reading, metering.SourceNone
@@ -106,12 +109,12 @@ func (c *call) soFar(reading metering.Reading) (metering.Reading, metering.Sourc
 	return reading, metering.SourceEstimated
 }
 
-// generated is the output so far: what the provider has said, or the text
-// that was seen, if that is more. Many bytes a token are more likely than a
+// generated is the output so far: what the provider has said and the text that
+// came after that, or all the text that was seen, if that is more. Many bytes a token are more likely than a
 // provider that goes beyond the request's own limit, but not any number.
 // A strict hold bounds it in any case.
 func (c *call) generated(reading *metering.Reading) int64 {
-	seen := reading.TextBytes / bytesPerToken
+	seen := max(reading.TextBytes/bytesPerToken, reading.Usage.Completion()+reading.TextAfter/bytesPerToken)
 	if limit := c.request.MaxTokens; limit > 0 && seen > limit && seen <= 2*limit {
 		seen = limit
 	}

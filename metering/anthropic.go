@@ -31,9 +31,12 @@ type messagesMeter struct {
 	searches   int64
 	iterations []iteration
 	stopped    bool
+	// counted: a message_delta has told how much was generated. What
+	// message_start says of the output is about its beginning.
+	counted bool
 }
 
-func newMessagesMeter() Meter { return &messagesMeter{} }
+func newMessagesMeter(int) Meter { return &messagesMeter{} }
 
 func (m *messagesMeter) Reading() Reading { return m.reading }
 
@@ -55,6 +58,9 @@ func (m *messagesMeter) Read(piece []byte) {
 	case "message_delta":
 		m.readUsage(event.Get("usage"))
 		m.reading.Closing = m.reading.Found
+		if event.Get("usage.output_tokens").Exists() {
+			m.counted, m.reading.TextAfter = true, 0
+		}
 	case "message_stop":
 		m.stopped = true
 		m.reading.Final, m.reading.Closing = m.reading.Found, false
@@ -62,6 +68,8 @@ func (m *messagesMeter) Read(piece []byte) {
 		m.addText(piece)
 		m.stopped = true
 		m.readMessage(event)
+	case "content_block_start":
+		m.reading.Closing = false
 	case "content_block_delta":
 		m.addText(piece)
 	case "error":
@@ -72,6 +80,10 @@ func (m *messagesMeter) Read(piece []byte) {
 func (m *messagesMeter) addText(piece []byte) {
 	text, _ := glance(piece, isMessageText)
 	m.reading.TextBytes += text
+	m.reading.Closing = false // whatever a message_delta has said
+	if m.counted {
+		m.reading.TextAfter += text
+	}
 }
 
 func (m *messagesMeter) readMessage(message gjson.Result) {

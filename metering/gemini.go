@@ -11,15 +11,14 @@ import (
 type geminiMeter struct {
 	reading Reading
 	counts  geminiCounts
-	// The candidates that were seen and that have finished, by index.
-	seen, finished uint64
-	blocked        bool
+	answers answers
+	blocked bool
 	// embeds: the response has no candidates to wait for.
 	embeds bool
 }
 
-func newGeminiMeter() Meter      { return &geminiMeter{} }
-func newGeminiEmbedMeter() Meter { return &geminiMeter{embeds: true} }
+func newGeminiMeter(choices int) Meter { return &geminiMeter{answers: answers{asked: choices}} }
+func newGeminiEmbedMeter(int) Meter    { return &geminiMeter{embeds: true} }
 
 func (m *geminiMeter) Reading() Reading { return m.reading }
 
@@ -44,6 +43,7 @@ func (m *geminiMeter) readResponse(body gjson.Result) {
 	if !body.IsObject() {
 		return
 	}
+	before, told, goesOn := m.reading.TextBytes, false, false
 	body.ForEach(func(key, value gjson.Result) bool {
 		switch key.Str {
 		case "modelVersion":
@@ -53,39 +53,51 @@ func (m *geminiMeter) readResponse(body gjson.Result) {
 		case "promptFeedback":
 			m.blocked = m.blocked || value.Get("blockReason").Str != ""
 		case "candidates":
-			m.readCandidates(value)
+			goesOn = m.readCandidates(value)
 		case "usageMetadata":
-			m.readUsage(value)
+			told = m.readUsage(value)
 		}
 		return true
 	})
-	over := m.embeds || m.blocked || m.seen != 0 && m.seen == m.finished
-	m.reading.Final = m.reading.Found && over
+	switch {
+	case told:
+		m.reading.TextAfter = 0
+	case m.reading.Found:
+		m.reading.TextAfter += m.reading.TextBytes - before
+	}
+	m.reading.Final = m.reading.Found && (m.embeds || m.blocked || m.answers.complete())
+	m.reading.Closing = m.reading.Found && !m.reading.Final && m.answers.seen != 0 && m.answers.over() && !goesOn
 }
 
-func (m *geminiMeter) readCandidates(candidates gjson.Result) {
+// readCandidates tells whether a candidate that had finished has more text.
+func (m *geminiMeter) readCandidates(candidates gjson.Result) (goesOn bool) {
 	candidates.ForEach(func(_, candidate gjson.Result) bool {
-		bit := uint64(1) << (uint64(candidate.Get("index").Num) % 64)
-		m.seen |= bit
-		if candidate.Get("finishReason").Str != "" {
-			m.finished |= bit
-		}
+		bit, before := m.answers.see(candidate.Get("index").Num), m.reading.TextBytes
 		candidate.Get("content.parts").ForEach(func(_, part gjson.Result) bool {
 			m.reading.TextBytes += int64(len(part.Get("text").Str) + len(part.Get("functionCall.args").Raw))
 			return true
 		})
+		more := m.reading.TextBytes > before
+		goesOn = goesOn || more && m.answers.finished&bit != 0
+		switch {
+		case candidate.Get("finishReason").Str != "":
+			m.answers.finished |= bit
+		case more:
+			m.answers.finished &^= bit
+		}
 		return true
 	})
+	return goesOn
 }
 
-func (m *geminiMeter) readUsage(usage gjson.Result) {
-	if m.counts.read(usage) {
-		m.reading.Found = true
-	}
+func (m *geminiMeter) readUsage(usage gjson.Result) (told bool) {
+	told = m.counts.read(usage)
+	m.reading.Found = m.reading.Found || told
 	m.reading.Usage, m.reading.Mismatch = m.counts.usage()
 	if tier := geminiTier(usage); tier.Str != "" {
 		m.reading.ServiceTier = strings.TrimPrefix(unlessStandard(tier), "on_demand_")
 	}
+	return told
 }
 
 // geminiTier is the tier that was served. Vertex AI calls it the type of

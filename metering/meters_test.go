@@ -29,7 +29,7 @@ var (
 )
 
 func read(e metering.Endpoint, pieces ...string) metering.Reading {
-	m := e.NewMeter()
+	m := e.NewMeter(metering.Request{})
 	for _, p := range pieces {
 		// A copy that is wiped afterwards shows if a meter keeps a reference.
 		piece := []byte(p)
@@ -185,7 +185,7 @@ func BenchmarkMeter(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				m := s.endpoint.NewMeter()
+				m := s.endpoint.NewMeter(metering.Request{})
 				for _, p := range pieces {
 					m.Read(p)
 				}
@@ -211,7 +211,7 @@ func BenchmarkMeterWholeChat(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			b.ReportAllocs()
 			for b.Loop() {
-				m := chat.NewMeter()
+				m := chat.NewMeter(metering.Request{})
 				m.Read(body)
 				if r := m.Reading(); !r.Final {
 					b.Fatal("no usage")

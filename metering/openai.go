@@ -29,15 +29,24 @@ type chatMeter struct {
 	// hidesThinking: completion_tokens may leave out the thinking, which only
 	// the total has then.
 	hidesThinking bool
-	// The choices that were seen and that have finished, by index. Both are
-	// only kept in events with a usage.
-	seen, finished uint64
+	answers       answers
 }
 
-func newChatMeter() Meter       { return &chatMeter{isText: isChatText} }
-func newCompletionMeter() Meter { return &chatMeter{isText: isCompletionText} }
-func newEmbeddingsMeter() Meter { return &chatMeter{isText: isNoText} }
-func newGeminiChatMeter() Meter { return &chatMeter{isText: isChatText, hidesThinking: true} }
+func newChatMeter(choices int) Meter {
+	return &chatMeter{isText: isChatText, answers: answers{asked: choices}}
+}
+
+func newCompletionMeter(choices int) Meter {
+	return &chatMeter{isText: isCompletionText, answers: answers{asked: choices}}
+}
+
+func newEmbeddingsMeter(choices int) Meter {
+	return &chatMeter{isText: isNoText, answers: answers{asked: choices}}
+}
+
+func newGeminiChatMeter(choices int) Meter {
+	return &chatMeter{isText: isChatText, hidesThinking: true, answers: answers{asked: choices}}
+}
 
 func (m *chatMeter) Reading() Reading { return m.reading }
 
@@ -46,9 +55,10 @@ func (m *chatMeter) Read(piece []byte) {
 		m.reading.Final = m.reading.Found
 		return
 	}
+	var told report
 	nameless := m.reading.Model == ""
 	if nameless {
-		m.readBody(piece)
+		told = m.readBody(piece)
 		if m.reading.Final {
 			// A body that came whole. With its usage nothing is estimated.
 			return
@@ -57,14 +67,24 @@ func (m *chatMeter) Read(piece []byte) {
 	text, matters := glance(piece, m.isText)
 	m.reading.TextBytes += text
 	if matters && !nameless {
-		m.readBody(piece)
+		told = m.readBody(piece)
+	}
+	if m.reading.Found && !told.usage {
+		m.reading.TextAfter += text
+	}
+	if text > 0 && !told.finish {
+		m.reading.Closing = false // it goes on
 	}
 }
 
-func (m *chatMeter) readBody(piece []byte) {
+// report is what a piece has told: a usage, and with it that one more answer
+// has finished.
+type report struct{ usage, finish bool }
+
+func (m *chatMeter) readBody(piece []byte) (told report) {
 	body, ok := parseObject(piece)
 	if !ok {
-		return
+		return told
 	}
 	var usage, choices gjson.Result
 	body.ForEach(func(key, value gjson.Result) bool {
@@ -83,39 +103,46 @@ func (m *chatMeter) readBody(piece []byte) {
 		return true
 	})
 	if usage.IsObject() {
-		m.readUsage(usage, choices)
+		told = m.readUsage(usage, choices)
 	}
+	return told
 }
 
 // readUsage overwrites: a usage on several events is a running total.
-func (m *chatMeter) readUsage(usage, choices gjson.Result) {
+func (m *chatMeter) readUsage(usage, choices gjson.Result) (told report) {
 	counts, ok := readOpenAICounts(usage)
 	if m.reading.Mismatch = counts.invalid; !ok {
-		return
+		return told
 	}
 	if m.hidesThinking {
 		counts.addHidden()
 	}
 	m.reading.Usage, m.reading.Mismatch = counts.usage()
-	m.reading.Found = true
+	m.reading.Found, m.reading.TextAfter = true, 0
+	told.usage = true
 	none := true
 	choices.ForEach(func(_, choice gjson.Result) bool {
 		none = false
-		m.readChoice(choice)
+		if m.readChoice(choice) {
+			told.finish = true
+		}
 		return true
 	})
 	// Without choices it is the extra event of include_usage, or a body that
 	// has none. With choices, more usage may follow until all have finished.
-	m.reading.Final = none || m.seen == m.finished
+	m.reading.Final = none || m.answers.complete()
+	m.reading.Closing = m.answers.over() && !m.reading.Final
+	return told
 }
 
-func (m *chatMeter) readChoice(choice gjson.Result) {
-	var index uint64
+// readChoice tells whether the choice finishes for the first time.
+func (m *chatMeter) readChoice(choice gjson.Result) (ends bool) {
 	var finished bool
+	var index float64
 	choice.ForEach(func(key, value gjson.Result) bool {
 		switch key.Str {
 		case "index":
-			index = uint64(value.Num) % 64
+			index = value.Num
 		case "finish_reason":
 			finished = finished || isFailure(value)
 		case "message":
@@ -125,10 +152,12 @@ func (m *chatMeter) readChoice(choice gjson.Result) {
 		}
 		return true
 	})
-	m.seen |= 1 << index
+	bit := m.answers.see(index)
 	if finished {
-		m.finished |= 1 << index
+		ends = m.answers.finished&bit == 0
+		m.answers.finished |= bit
 	}
+	return ends
 }
 
 // setTier overwrites a service tier with the name that it is priced under.

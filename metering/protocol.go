@@ -1,5 +1,7 @@
 package metering
 
+import "math/bits"
+
 // Protocol is a provider's wire format.
 type Protocol string
 
@@ -48,7 +50,7 @@ type Endpoint struct {
 	// response is a stream (Gemini), and how it is framed.
 	Streams bool
 	Framing Framing
-	meter   func() Meter
+	meter   func(choices int) Meter
 	read    bodyReader
 }
 
@@ -85,15 +87,42 @@ type Meter interface {
 	Reading() Reading
 }
 
-// NewMeter returns a meter for one response of the endpoint. That of an
-// endpoint which is not Metered reads nothing: it finds a usage of zero if
-// the endpoint is Free, and none if it is Unpriced.
-func (e Endpoint) NewMeter() Meter {
+// NewMeter returns a meter for one response of the endpoint to the request,
+// which tells how many answers to wait for. That of an endpoint which is not
+// Metered reads nothing: it finds a usage of zero if the endpoint is Free, and
+// none if it is Unpriced.
+func (e Endpoint) NewMeter(r Request) Meter {
 	if e.Billing == Metered {
-		return e.meter()
+		return e.meter(int(min(max(r.Choices, 1), maxChoices+1)))
 	}
 	free := e.Billing == Free
 	return constantMeter{Found: free, Final: free}
+}
+
+// answers are those of one response that a usage came with, by index: which
+// were seen, and which of them have finished.
+type answers struct {
+	asked          int
+	seen, finished uint64
+}
+
+// maxChoices is how many answers are told apart. Of more than that the count
+// never says that they are complete.
+const maxChoices = 64
+
+func (a *answers) see(index float64) (bit uint64) {
+	bit = 1 << (uint64(index) % maxChoices)
+	a.seen |= bit
+	return bit
+}
+
+// over tells whether all answers that were seen have finished.
+func (a *answers) over() bool { return a.seen == a.finished }
+
+// complete tells whether as many have finished as were asked for: a provider
+// may begin the next one when the last one has ended.
+func (a *answers) complete() bool {
+	return a.over() && bits.OnesCount64(a.finished) >= a.asked
 }
 
 type constantMeter Reading

@@ -20,7 +20,7 @@ func isResponseText(key []byte) bool {
 // has the whole response, or a whole body.
 type responsesMeter struct{ reading Reading }
 
-func newResponsesMeter() Meter { return &responsesMeter{} }
+func newResponsesMeter(int) Meter { return &responsesMeter{} }
 
 func (m *responsesMeter) Reading() Reading { return m.reading }
 

@@ -186,7 +186,7 @@ func splits(body []byte) (positions []int) {
 // meter reads a response as the gateway does.
 func meter(t *testing.T, e metering.Endpoint, contentType string, body io.Reader) metering.Reading {
 	t.Helper()
-	m := e.NewMeter()
+	m := e.NewMeter(metering.Request{})
 	var events *sse.Reader
 	switch e.ResponseFraming(contentType) {
 	case metering.EventStream:

@@ -93,7 +93,8 @@ type Reading struct {
 	// Found tells that the provider reported a usage, be it zero.
 	Found bool
 	// Closing tells that the provider has given its totals, and that nothing
-	// but the end of the response should follow.
+	// but the end of the response should follow. Text that does follow takes it
+	// back.
 	Closing bool
 	// Final tells that the provider's last word on usage has been read.
 	Final bool
@@ -105,6 +106,9 @@ type Reading struct {
 	// TextBytes is the amount of generated text seen, for estimates: of a body
 	// that came whole and has a usage it may be 0.
 	TextBytes int64
+	// TextAfter is the part of it that came after the last report which counts
+	// what was generated, and so is not in Usage.
+	TextAfter int64
 }
 
 // ModelUsage is usage with the model it belongs to.

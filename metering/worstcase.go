@@ -28,6 +28,10 @@ const (
 type Bound struct {
 	// Prompt is tokens of input, in each of the rounds.
 	Prompt int64
+	// Predicted is tokens of output beyond the request's own limit, in each
+	// answer: a prediction of it, of which what the model rejects is charged as
+	// if it were generated.
+	Predicted int64
 	// Rounds is how often the model may run: once, but for tools that the
 	// provider runs.
 	Rounds int64
@@ -96,6 +100,11 @@ func (b *Bound) member(key string, value gjson.Result) {
 	case "functions", "response_format", "text", "generationconfig", "generation_config", "metadata",
 		"tool_choice", "toolconfig", "tool_config", "thinking", "reasoning", "output_format", "output_config", "stream_options":
 		// Settings, and schemas in which any name may appear.
+	case "prediction":
+		b.Predicted = max(b.Predicted, int64(len(value.Raw)))
+		if !isText(value, 0) {
+			b.Prompt, b.Predicted = MaxPrompt, MaxPrompt
+		}
 	case "input":
 		if hasReference(value) || !isText(value, 0) {
 			b.Prompt = MaxPrompt
@@ -238,13 +247,14 @@ func isText(v gjson.Result, depth int) bool {
 }
 
 // WorstCase is the most that a request may cost, at the organization's own
-// rate: the bound's prompt and the given number of generated tokens in each
-// round, each token at the dearest rate of its kind, long-context and
+// rate: the bound's prompt, its prediction and the given number of generated
+// tokens in each round, each token at the dearest rate of its kind, long-context and
 // cache-write rates included, with the dearest multipliers that the request
 // leaves possible, and a web search in each round where there are several. Out
 // of range, it is the largest Money.
 //
-// It is no bound if the provider answers with another, dearer model.
+// It is no bound if the provider answers with another, dearer model, or has
+// one make images, whose tokens neither the request nor the price list bounds.
 func (r *Rule) WorstCase(b Bound, outputTokens int64, at time.Time, d Discount) Money {
 	rates := &r.Rates
 	if r.LongAbove > 0 && b.Prompt > r.LongAbove {
@@ -253,7 +263,7 @@ func (r *Rule) WorstCase(b Bound, outputTokens int64, at time.Time, d Discount) 
 	}
 	buckets := rates.buckets()
 	once := multiply(atLeastZero(b.Prompt), slices.Max(buckets[:promptBuckets])).
-		plus(multiply(atLeastZero(outputTokens), slices.Max(buckets[promptBuckets:])))
+		plus(multiply(atLeastZero(outputTokens)+atLeastZero(b.Predicted), slices.Max(buckets[promptBuckets:])))
 	rounds := atLeastZero(b.Rounds)
 	scale := r.dearest(Tier, b.Tier, at) * r.dearest(Speed, b.Speed, at) * r.dearest(Region, b.Region, at)
 	searches := uint128{}

@@ -113,6 +113,7 @@ func TestWorstCase(t *testing.T) {
 		"unknown tier":          {with(func(b *metering.Bound) { b.Tier = "turbo" }), million, 120},
 		"standard tier only":    {with(func(b *metering.Bound) { b.Tier = "standard_only" }), million, 20},
 		"any tier and region":   {with(func(b *metering.Bound) { b.Tier, b.Region = "", "" }), million, 132},
+		"prediction":            {with(func(b *metering.Bound) { b.Predicted = million }), million, 40},
 		"rounds with a search":  {with(func(b *metering.Bound) { b.Prompt, b.Rounds = million, 3 }), million, 3*(4+20) + 30_000},
 		"beyond all amounts":    {with(func(b *metering.Bound) { b.Prompt, b.Rounds = math.MaxInt64, math.MaxInt64 }), 0, math.MaxInt64},
 	} {
@@ -135,6 +136,9 @@ func TestPromptBound(t *testing.T) {
 		text = iota
 		window
 		hosted
+		predicted
+		predictedParts
+		predictedFile
 	)
 	for name, x := range map[string]struct {
 		protocol metering.Protocol
@@ -165,33 +169,43 @@ func TestPromptBound(t *testing.T) {
 		"responses": {metering.OpenAI, `{"input":[{"role":"user","content":"a"},{"type":"message","role":"user","content":[{"type":"input_text","text":"a"}]},
 			{"type":"reasoning","summary":[],"encrypted_content":"x"},{"type":"function_call","call_id":"c","name":"f","arguments":"{}"},
 			{"type":"function_call_output","call_id":"c","output":"x"}],"text":{"format":{"type":"json_schema","schema":{}}}}`, text},
-		"hosted search":         {metering.OpenAI, `{"input":"a","tools":[{"type":"function","name":"f"},{"type":"web_search"}]}`, hosted},
-		"tool of two types":     {metering.OpenAI, `{"input":"a","tools":[{"type":"function","type":"web_search"}]}`, hosted},
-		"search options":        {metering.OpenAI, `{"messages":[],"web_search_options":{}}`, hosted},
-		"compaction":            {metering.OpenAI, `{"input":"a","context_management":[{"type":"compaction"}]}`, hosted},
-		"messages":              {metering.Anthropic, `{"system":[{"type":"text","text":"a","cache_control":{"type":"ephemeral","ttl":"1h"}}],"messages":[{"role":"assistant","content":[{"type":"thinking","thinking":"a","signature":"b"},{"type":"tool_use","id":"t","name":"n","input":{"type":"image","source":{"file":"x"}}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"a"}]}]}],"tools":[{"name":"n","input_schema":{"type":"object"}}],"thinking":{"type":"enabled"}}`, text},
-		"document":              {metering.Anthropic, `{"messages":[{"content":[{"type":"document","source":{"type":"base64","data":"x"}}]}]}`, window},
-		"image of a tool":       {metering.Anthropic, `{"messages":[{"content":[{"type":"tool_result","content":[{"type":"image","source":{}}]}]}]}`, window},
-		"client's shell":        {metering.Anthropic, `{"messages":[],"tools":[{"type":"bash_20250124","name":"bash"}]}`, text},
-		"provider's search":     {metering.Anthropic, `{"messages":[],"tools":[{"type":"web_search_20250305","name":"web_search"}]}`, hosted},
-		"connected servers":     {metering.Anthropic, `{"messages":[],"mcp_servers":[{"type":"url"}]}`, hosted},
-		"clearing":              {metering.Anthropic, `{"messages":[],"context_management":{"edits":[{"type":"clear_tool_uses_20250919"}]}}`, text},
-		"summing up":            {metering.Anthropic, `{"messages":[],"context_management":{"edits":[{"type":"compact_20260112"}]}}`, hosted},
-		"contents":              {metering.Gemini, `{"contents":[{"role":"user","parts":[{"text":"a"},{"functionCall":{"name":"f","args":{"file":"x"}}},{"functionResponse":{"name":"f","response":{"image":"x"}}}]}],"tools":[{"functionDeclarations":[{"name":"f"}]}],"generationConfig":{"responseSchema":{"type":"OBJECT"}}}`, text},
-		"inline data":           {metering.Gemini, `{"contents":[{"parts":[{"inlineData":{"data":"x"}}]}]}`, window},
-		"inline data, spelled":  {metering.Gemini, `{"contents":[{"parts":[{"inline_data":{"data":"x"}}]}]}`, window},
-		"cached content":        {metering.Gemini, `{"contents":[],"cachedContent":"c"}`, window},
-		"google's search":       {metering.Gemini, `{"contents":[],"tools":[{"functionDeclarations":[],"googleSearch":{}}]}`, hosted},
-		"tools as one":          {metering.Gemini, `{"contents":[],"tools":{"googleSearch":{}}}`, hosted},
-		"cached, for the other": {metering.Gemini, `{"messages":[],"extra_body":{"google":{"cached_content":"c"}}}`, window},
+		"prediction":             {metering.OpenAI, `{"messages":[],"prediction":{"type":"content","content":"x"}}`, predicted},
+		"prediction in parts":    {metering.OpenAI, `{"prediction":{"type":"content","content":[{"type":"text","text":""}]},"prediction":{"type":"content","content":"x"},"n":1}`, predictedParts},
+		"no prediction":          {metering.OpenAI, `{"messages":[],"prediction":null}`, text},
+		"hosted search":          {metering.OpenAI, `{"input":"a","tools":[{"type":"function","name":"f"},{"type":"web_search"}]}`, hosted},
+		"tool of two types":      {metering.OpenAI, `{"input":"a","tools":[{"type":"function","type":"web_search"}]}`, hosted},
+		"search options":         {metering.OpenAI, `{"messages":[],"web_search_options":{}}`, hosted},
+		"compaction":             {metering.OpenAI, `{"input":"a","context_management":[{"type":"compaction"}]}`, hosted},
+		"messages":               {metering.Anthropic, `{"system":[{"type":"text","text":"a","cache_control":{"type":"ephemeral","ttl":"1h"}}],"messages":[{"role":"assistant","content":[{"type":"thinking","thinking":"a","signature":"b"},{"type":"tool_use","id":"t","name":"n","input":{"type":"image","source":{"file":"x"}}}]},{"role":"user","content":[{"type":"tool_result","tool_use_id":"t","content":[{"type":"text","text":"a"}]}]}],"tools":[{"name":"n","input_schema":{"type":"object"}}],"thinking":{"type":"enabled"}}`, text},
+		"document":               {metering.Anthropic, `{"messages":[{"content":[{"type":"document","source":{"type":"base64","data":"x"}}]}]}`, window},
+		"image of a tool":        {metering.Anthropic, `{"messages":[{"content":[{"type":"tool_result","content":[{"type":"image","source":{}}]}]}]}`, window},
+		"client's shell":         {metering.Anthropic, `{"messages":[],"tools":[{"type":"bash_20250124","name":"bash"}]}`, text},
+		"provider's search":      {metering.Anthropic, `{"messages":[],"tools":[{"type":"web_search_20250305","name":"web_search"}]}`, hosted},
+		"connected servers":      {metering.Anthropic, `{"messages":[],"mcp_servers":[{"type":"url"}]}`, hosted},
+		"clearing":               {metering.Anthropic, `{"messages":[],"context_management":{"edits":[{"type":"clear_tool_uses_20250919"}]}}`, text},
+		"summing up":             {metering.Anthropic, `{"messages":[],"context_management":{"edits":[{"type":"compact_20260112"}]}}`, hosted},
+		"prediction with a file": {metering.OpenAI, `{"messages":[],"prediction":{"type":"file","content":"x"}}`, predictedFile},
+		"contents":               {metering.Gemini, `{"contents":[{"role":"user","parts":[{"text":"a"},{"functionCall":{"name":"f","args":{"file":"x"}}},{"functionResponse":{"name":"f","response":{"image":"x"}}}]}],"tools":[{"functionDeclarations":[{"name":"f"}]}],"generationConfig":{"responseSchema":{"type":"OBJECT"}}}`, text},
+		"inline data":            {metering.Gemini, `{"contents":[{"parts":[{"inlineData":{"data":"x"}}]}]}`, window},
+		"inline data, spelled":   {metering.Gemini, `{"contents":[{"parts":[{"inline_data":{"data":"x"}}]}]}`, window},
+		"cached content":         {metering.Gemini, `{"contents":[],"cachedContent":"c"}`, window},
+		"google's search":        {metering.Gemini, `{"contents":[],"tools":[{"functionDeclarations":[],"googleSearch":{}}]}`, hosted},
+		"tools as one":           {metering.Gemini, `{"contents":[],"tools":{"googleSearch":{}}}`, hosted},
+		"cached, for the other":  {metering.Gemini, `{"messages":[],"extra_body":{"google":{"cached_content":"c"}}}`, window},
 	} {
 		got := metering.PromptBound(x.protocol, []byte(x.body))
 		want := metering.Bound{Prompt: int64(len(x.body)) + 2048, Rounds: 1, Tier: got.Tier, Speed: got.Speed}
-		if x.want != text {
+		switch x.want {
+		case window:
 			want.Prompt = metering.MaxPrompt
-		}
-		if x.want == hosted {
-			want.Rounds = metering.ToolRounds
+		case hosted:
+			want.Prompt, want.Rounds = metering.MaxPrompt, metering.ToolRounds
+		case predicted:
+			want.Predicted = int64(len(`{"type":"content","content":"x"}`))
+		case predictedParts: // the longer one of two
+			want.Predicted = int64(len(`{"type":"content","content":[{"type":"text","text":""}]}`))
+		case predictedFile:
+			want.Prompt, want.Predicted = metering.MaxPrompt, metering.MaxPrompt
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)

@@ -78,7 +78,7 @@ func meter(t *testing.T, c call, p metering.Protocol, got reply) metering.Readin
 	if p == metering.OpenAI {
 		path = strings.TrimPrefix(path, "/v1")
 	}
-	m := metering.Classify(p, http.MethodPost, path, target.Query()).NewMeter()
+	m := metering.Classify(p, http.MethodPost, path, target.Query()).NewMeter(metering.Request{})
 	switch {
 	case strings.HasPrefix(got.header.Get("Content-Type"), "text/event-stream"):
 		for _, e := range events(t, got.body) {
