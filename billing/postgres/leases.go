@@ -44,7 +44,6 @@ INSERT INTO leases AS l (organization_id, key_id, kind, period, period_start, am
 SELECT w.*, $7 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[]) AS w
 ON CONFLICT (node, organization_id, key_id, kind, period, period_start) DO UPDATE SET amount = l.amount + excluded.amount`
 
-
 	// ofNode are the leases of a node: of one of its processes, if that is
 	// named, or of all that there were under its id.
 	ofNode = `(node = $1 OR node > $1 || '.' AND node < $1 || '/')`
