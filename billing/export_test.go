@@ -12,3 +12,6 @@ func (a *Authorizer) Leased() map[Allowance]Money {
 	}
 	return leased
 }
+
+// StoreTimeout bounds how long a request waits for the store.
+const StoreTimeout = storeTimeout

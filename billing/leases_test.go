@@ -229,6 +229,7 @@ func TestLeasesOfEndedPeriodsAreGivenBack(t *testing.T) {
 type flakyLeases struct {
 	billing.Leases
 	failBefore, failAfter atomic.Bool
+	lost                  atomic.Int64 // answers
 }
 
 func (l *flakyLeases) around(work func() error) error {
@@ -237,6 +238,7 @@ func (l *flakyLeases) around(work func() error) error {
 	}
 	err := work()
 	if err == nil && l.failAfter.Load() {
+		l.lost.Add(1)
 		err = errDown
 	}
 	return err
