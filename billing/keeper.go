@@ -37,6 +37,9 @@ func (a *Authorizer) keep(ctx context.Context) {
 			measured = now
 			a.measure(now)
 		}
+		if a.isStale() {
+			a.report(ctx, a.giveBack(ctx, func(Allowance, *lease) Money { return 0 }))
+		}
 		ids := a.attended()
 		a.fillUp(ctx, ids)
 		a.pull(ctx, ids, &asked)

@@ -168,6 +168,14 @@ func (a *Authorizer) shrink(ctx context.Context, batch []posting) error {
 	return nil
 }
 
+// isStale tells whether the leases can be read from the store, and need to be:
+// other nodes may wait for some that this one does not know to have.
+func (a *Authorizer) isStale() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stale && !a.fence.down
+}
+
 // doubt says that what the store has done is not known for certain.
 func (a *Authorizer) doubt() {
 	a.mu.Lock()

@@ -87,6 +87,9 @@ func (a *Authorizer) Beat(sent time.Time, ttl time.Duration, expired bool) {
 		ttl = 0 // there is nobody to give its leases to
 	}
 	a.fence = fence{beat: sent, ttl: ttl}
+	if a.stale {
+		signal(a.kick)
+	}
 }
 
 // Fence stops the node from spending until its next heartbeat.
