@@ -43,6 +43,23 @@ func TestGuaranteesNameTestsThatExist(t *testing.T) {
 	}
 }
 
+// TestFiguresAreOfARunThatHeld: the figures show every scenario, as kept.
+func TestFiguresAreOfARunThatHeld(t *testing.T) {
+	t.Parallel()
+	document, err := os.ReadFile(filepath.Join("..", "..", "docs", "guarantees.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range scenarios {
+		if !strings.Contains(string(document), "| "+s.name+" | ok |") {
+			t.Errorf("the figures do not show that scenario %s held", s.name)
+		}
+	}
+	if strings.Contains(string(document), "SKIPPED") {
+		t.Error("something was skipped")
+	}
+}
+
 // declaredTests are the names of all tests of both modules.
 func declaredTests(t *testing.T, root string) map[string]bool {
 	t.Helper()
