@@ -2,6 +2,7 @@ package chaos
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -29,15 +30,13 @@ func pauses(ctx context.Context, c *cluster) error {
 		if err := n.process.Signal(syscall.SIGSTOP); err != nil {
 			return fmt.Errorf("stop %s: %w", n.name, err)
 		}
-		// Whatever happens, it must not stay like this.
-		err := pause(ctx, seemsDead)
-		if again := n.process.Signal(syscall.SIGCONT); again != nil {
-			return fmt.Errorf("continue %s: %w", n.name, again)
+		// Whatever ends meanwhile, it must not stay like this.
+		ctx = context.WithoutCancel(ctx)
+		paused := pause(ctx, seemsDead)
+		if err := n.process.Signal(syscall.SIGCONT); err != nil {
+			return fmt.Errorf("continue %s: %w", n.name, err)
 		}
-		if err != nil {
-			return nil // the limit is spent
-		}
-		return pause(ctx, 3*time.Second)
+		return errors.Join(paused, pause(ctx, 3*time.Second))
 	})
 }
 
