@@ -159,7 +159,7 @@ func (s *Store) Return(ctx context.Context, node string, leases []billing.Lease)
 		return fmt.Errorf("return leases: %w", err)
 	}
 	err = s.write(ctx, func(tx pgx.Tx) error {
-		if _, err := lockAccounts(ctx, tx, books.OrganizationsOf(leases)); err != nil {
+		if _, err := lockAccounts(ctx, tx, books.OrganizationsOf(leases, allowanceOfLease)); err != nil {
 			return err
 		}
 		_, err := tx.Exec(ctx, releaseLeases, append(leaseArrays(books.Merge(leases)), node)...)
@@ -225,7 +225,7 @@ func lockLeases(ctx context.Context, tx pgx.Tx, node string) ([]string, error) {
 func allowanceStates(ctx context.Context, tx pgx.Tx, node string, want []billing.Want) ([]books.State, error) {
 	states := make([]books.State, 0, len(want))
 	var batch pgx.Batch
-	queueAccounts(&batch, books.OrganizationsIn(want), make(map[string]books.Account))
+	queueAccounts(&batch, books.OrganizationsOf(want, allowanceOfWant), make(map[string]books.Account))
 	batch.Queue(selectAllowances, append(allowanceArrays(want, allowanceOfWant), node)...).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
 			s, err := scanState(rows)

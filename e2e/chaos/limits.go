@@ -2,7 +2,6 @@ package chaos
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -16,6 +15,8 @@ const (
 	dollar = 1_000_000_000 // in nano-USD, as are the rest
 	five   = 5 * dollar
 	cent   = dollar / 100
+	// briefly is how long clients wait between requests.
+	briefly = 10 * time.Millisecond
 	// spendTimeout ends a load that is to end by being refused.
 	spendTimeout = 90 * time.Second
 )
@@ -57,16 +58,10 @@ func limits(ctx context.Context, c *cluster) error {
 	if err := c.buy(ctx, defaultOrganization, "dollar"); err != nil {
 		return err
 	}
-	names := []string{"credits", "key limit"}
-	switch err := c.setBudget(ctx, "1.00"); {
-	case errors.Is(err, errNoBudgets):
-		c.figures.note("SKIPPED the budget: %v", err)
-		c.progress("SKIPPED the budget: %v", err)
-	case err != nil:
+	if err := c.setBudget(ctx, "1.00"); err != nil {
 		return err
-	default:
-		names = append(names, "budget")
 	}
+	names := []string{"credits", "key limit", "budget"}
 	k, err := c.createKey(ctx, defaultOrganization, "1.00")
 	if err != nil {
 		return err
@@ -134,7 +129,7 @@ func hostile(ctx context.Context, c *cluster) error {
 	if err != nil {
 		return err
 	}
-	bound, err := oneEvent(liars(nil), streams)
+	bound, err := oneEvent(liars(nil), 1) // of them all
 	if err != nil {
 		return err
 	}
@@ -160,11 +155,23 @@ func hostile(ctx context.Context, c *cluster) error {
 // nothing stays lost: once the faults are over, all of it can be spent, without
 // a restart.
 func siege(ctx context.Context, c *cluster) error {
-	const clients = 64
-	if err := c.start(ctx); err != nil {
-		return err
-	}
-	if err := c.buy(ctx, defaultOrganization, "five"); err != nil {
+	return c.shareFiveDollars(ctx, 64, briefly, func(ctx context.Context) error {
+		switch c.random.IntN(4) {
+		case 0:
+			return c.killOne(ctx)
+		case 1:
+			c.proxy.loseReplies.Add(1 + c.random.Int64N(3))
+		default:
+			c.proxy.cutAll()
+		}
+		return nil
+	})
+}
+
+// shareFiveDollars lets clients of all nodes spend five dollars of credits, and
+// of a key's limit, to the end, with a fault now and then.
+func (c *cluster) shareFiveDollars(ctx context.Context, clients int, think time.Duration, fault func(context.Context) error) error {
+	if err := c.startWithFiveDollars(ctx); err != nil {
 		return err
 	}
 	k, err := c.createKey(ctx, defaultOrganization, "5.00")
@@ -176,22 +183,21 @@ func siege(ctx context.Context, c *cluster) error {
 		return err
 	}
 	l := c.newSpenders(k, clients, dear)
-	attempts, err := c.spend(ctx, l, bound, func(ctx context.Context) error {
-		switch c.random.IntN(4) {
-		case 0:
-			return c.killOne(ctx)
-		case 1:
-			c.proxy.loseReplies.Add(1 + c.random.Int64N(3))
-		default:
-			c.proxy.cutAll()
-		}
-		return nil
-	})
-	c.proxy.loseReplies.Store(0)
+	l.think = think
+	attempts, err := c.spend(ctx, l, bound, fault)
+	c.proxy.loseReplies.Store(0) // the faults are over
 	if err != nil {
 		return err
 	}
-	c.figures.note("%d replies of the database lost", c.proxy.lost.Load())
+	if lost := c.proxy.lost.Load(); lost > 0 {
+		c.figures.note("%d replies of the database lost", lost)
+	}
+	return c.spendToTheEnd(ctx, k, bound, attempts)
+}
+
+// spendToTheEnd spends what is left of five dollars after some attempts, and
+// reconciles all.
+func (c *cluster) spendToTheEnd(ctx context.Context, k key, bound int64, attempts []*attempt) error {
 	rest, err := c.spendTheRest(ctx, k, bound)
 	if err != nil {
 		return err
@@ -203,6 +209,13 @@ func siege(ctx context.Context, c *cluster) error {
 	}
 	c.figures.check(attempts, expect{dying: true, refused: true, unavailable: func(*attempt) bool { return true }})
 	return nil
+}
+
+func (c *cluster) startWithFiveDollars(ctx context.Context) error {
+	if err := c.start(ctx); err != nil {
+		return err
+	}
+	return c.buy(ctx, defaultOrganization, "five")
 }
 
 // usableAfter bounds how long after the last fault all of a limit can be spent
@@ -249,7 +262,7 @@ func (c *cluster) spendTheRest(ctx context.Context, k key, bound int64) (attempt
 // refused.
 func (c *cluster) newSpenders(k key, clients int, choose func(*rand.Rand) ask) *load {
 	l := c.newLoad([]key{k}, choose)
-	l.clients, l.think, l.untilRefused = clients, 10*time.Millisecond, true
+	l.clients, l.think, l.untilRefused = clients, briefly, true
 	return l
 }
 
@@ -292,15 +305,7 @@ func (c *cluster) spent(ctx context.Context) (int64, error) {
 	return b.spent(), nil
 }
 
-// errNoBudgets: the gateway has no such thing.
-var errNoBudgets = errors.New("this gateway has no organization budgets")
-
 func (c *cluster) setBudget(ctx context.Context, dollars string) error {
 	body := map[string]string{"max_dollars": dollars, "period": "monthly", "hold": "estimate"}
-	err := c.nodes[0].call(ctx, http.MethodPut, "/v1/budget", body, nil)
-	var answered *statusError
-	if errors.As(err, &answered) && (answered.status == http.StatusNotFound || answered.status == http.StatusMethodNotAllowed) {
-		return errNoBudgets
-	}
-	return err
+	return c.nodes[0].call(ctx, http.MethodPut, "/v1/budget", body, nil)
 }

@@ -318,16 +318,8 @@ func (n *node) reload(ctx context.Context) error {
 	return nil
 }
 
-// statusError is an answer of the management API that is not a success.
-type statusError struct {
-	status int
-	text   string
-}
-
-func (e *statusError) Error() string { return fmt.Sprintf("status %d: %s", e.status, e.text) }
-
 // call sends a request to the management API as the operator, and decodes the
-// answer into out unless that is nil. Errors: *statusError.
+// answer into out unless that is nil.
 func (n *node) call(ctx context.Context, method, path string, body, out any) error {
 	return n.callFor(ctx, defaultOrganization, method+" "+path, body, out)
 }
@@ -361,7 +353,7 @@ func (n *node) callFor(ctx context.Context, organization, endpoint string, body,
 		return fmt.Errorf("%s: read answer: %w", endpoint, err)
 	}
 	if res.StatusCode/100 != 2 {
-		return fmt.Errorf("%s: %w", endpoint, &statusError{res.StatusCode, string(b)})
+		return fmt.Errorf("%s: status %d: %s", endpoint, res.StatusCode, b)
 	}
 	if out == nil {
 		return nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"syscall"
@@ -15,6 +16,8 @@ const (
 	shortTTL = 10 * time.Second
 	// seemsDead is longer than that.
 	seemsDead = 13 * time.Second
+	// slowly is how long clients wait between requests, so that a limit lasts.
+	slowly = 20 * time.Millisecond
 )
 
 // pauses: nodes stand still for longer than their leases last, while others
@@ -24,7 +27,7 @@ func pauses(ctx context.Context, c *cluster) error {
 	for _, n := range c.nodes {
 		n.leaseTTL = shortTTL
 	}
-	return c.shareFiveDollars(ctx, clients, func(ctx context.Context) error {
+	return c.shareFiveDollars(ctx, clients, slowly, func(ctx context.Context) error {
 		n := c.nodes[c.random.IntN(len(c.nodes))]
 		c.progress("%s stands still for %s", n.name, seemsDead)
 		if err := n.process.Signal(syscall.SIGSTOP); err != nil {
@@ -61,14 +64,14 @@ func twins(ctx context.Context, c *cluster) error {
 		return err
 	}
 	const clients = 32
-	bound, err := oneEvent(dear(c.random), clients)
+	bound, err := oneEvent(dear(rand.New(rand.NewPCG(1, 1))), clients)
 	if err != nil {
 		return err
 	}
 	both, cancel := context.WithTimeout(ctx, 8*time.Second)
 	defer cancel()
 	l := c.newSpenders(k, clients, dear)
-	l.think = 20 * time.Millisecond
+	l.think = slowly
 	l.start(both)
 	attempts := l.join()
 	// What the older one owes must be in the books, before somebody ends it.
@@ -80,50 +83,4 @@ func twins(ctx context.Context, c *cluster) error {
 	}
 	c.nodes = c.nodes[1:]
 	return c.spendToTheEnd(ctx, k, bound, attempts)
-}
-
-func (c *cluster) startWithFiveDollars(ctx context.Context) error {
-	if err := c.start(ctx); err != nil {
-		return err
-	}
-	return c.buy(ctx, defaultOrganization, "five")
-}
-
-// shareFiveDollars lets clients of all nodes spend five dollars of credits, and
-// of a key's limit, to the end.
-func (c *cluster) shareFiveDollars(ctx context.Context, clients int, fault func(context.Context) error) error {
-	if err := c.startWithFiveDollars(ctx); err != nil {
-		return err
-	}
-	k, err := c.createKey(ctx, defaultOrganization, "5.00")
-	if err != nil {
-		return err
-	}
-	bound, err := oneEvent(dear(c.random), clients)
-	if err != nil {
-		return err
-	}
-	l := c.newSpenders(k, clients, dear)
-	l.think = 20 * time.Millisecond
-	attempts, err := c.spend(ctx, l, bound, fault)
-	if err != nil {
-		return err
-	}
-	return c.spendToTheEnd(ctx, k, bound, attempts)
-}
-
-// spendToTheEnd spends what is left of five dollars after some attempts, and
-// reconciles all.
-func (c *cluster) spendToTheEnd(ctx context.Context, k key, bound int64, attempts []*attempt) error {
-	rest, err := c.spendTheRest(ctx, k, bound)
-	if err != nil {
-		return err
-	}
-	attempts = append(attempts, rest...)
-	e := evidence{cutOff: true, attempts: attempts, limits: []limit{{"credits", five, bound}, {"key limit", five, bound}}}
-	if err := c.settle(ctx, e); err != nil {
-		return err
-	}
-	c.figures.check(attempts, expect{dying: true, refused: true, unavailable: func(*attempt) bool { return true }})
-	return nil
 }

@@ -197,21 +197,11 @@ func Merge(leases []billing.Lease) []billing.Lease {
 	return merged
 }
 
-// OrganizationsOf returns the organizations of the leases, sorted.
-func OrganizationsOf(leases []billing.Lease) []string {
+// OrganizationsOf returns the organizations of the allowances of a list, sorted.
+func OrganizationsOf[T any](list []T, of func(*T) *billing.Allowance) []string {
 	ids := make([]string, 0, 1)
-	for _, l := range leases {
-		ids = append(ids, l.Allowance.OrganizationID)
-	}
-	slices.Sort(ids)
-	return slices.Compact(ids)
-}
-
-// OrganizationsIn returns the organizations of the wants, sorted.
-func OrganizationsIn(wants []billing.Want) []string {
-	ids := make([]string, 0, 1)
-	for _, w := range wants {
-		ids = append(ids, w.Allowance.OrganizationID)
+	for i := range list {
+		ids = append(ids, of(&list[i]).OrganizationID)
 	}
 	slices.Sort(ids)
 	return slices.Compact(ids)
