@@ -47,8 +47,8 @@ type demand struct {
 	filled bool
 }
 
-// memory is in how many measurements the past counts half as much: seven are
-// about what an average over ten seconds does.
+// memory is the length of the average in measurements: each one, of a second,
+// replaces a tenth of it.
 const memory = 10
 
 // measure ends a second of measuring.
