@@ -9,8 +9,10 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/cenkalti/backoff/v5"
 )
 
 // organizationHeader names the organization that the operator acts on.
@@ -102,7 +104,16 @@ func (a *api) account(ctx context.Context, org string) (billing.Account, error) 
 	if !isPlainText(org) {
 		return billing.Account{}, unknown
 	}
-	account, err := a.gateway.Store().Account(ctx, org)
+	// Connections that were reset while idle fail once each.
+	again := backoff.NewExponentialBackOff()
+	again.InitialInterval = 10 * time.Millisecond
+	account, err := backoff.Retry(ctx, func() (billing.Account, error) {
+		account, err := a.gateway.Store().Account(ctx, org)
+		if errors.Is(err, billing.ErrNotFound) {
+			err = backoff.Permanent(err)
+		}
+		return account, err
+	}, backoff.WithBackOff(again), backoff.WithMaxElapsedTime(time.Second))
 	if errors.Is(err, billing.ErrNotFound) {
 		return billing.Account{}, unknown
 	}
