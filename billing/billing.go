@@ -39,10 +39,27 @@ type Organization struct {
 	// no limit.
 	Budget       *Money
 	BudgetPeriod Period
+	// BudgetSoft is the spend in each period from which on requests are served
+	// with a warning; nil is none.
+	BudgetSoft *Money
+	// WeekStart is the day that weekly periods begin on; "" is Sunday.
+	WeekStart WeekStart
+	// RateLimitRPM is requests per calendar minute, all keys together; 0 is no
+	// limit.
+	RateLimitRPM int64
 	// HoldStrict holds the most that a request may cost before it is sent,
 	// rather than an estimate.
 	HoldStrict bool
 }
+
+// WeekStart is the day that a week begins on.
+type WeekStart string
+
+const (
+	Sunday   WeekStart = "sunday"
+	Monday   WeekStart = "monday"
+	Saturday WeekStart = "saturday"
+)
 
 // Account is an organization's money.
 type Account struct {

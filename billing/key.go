@@ -44,10 +44,18 @@ type Key struct {
 	AllowedModels []string
 	// AllowedIPs are addresses and CIDR ranges.
 	AllowedIPs []string
-	// RateLimitRPM is requests per calendar minute; 0 is no limit.
+	// Project groups keys that share a budget; "" for none.
+	Project string
+	// RateLimitRPM is requests per calendar minute, RateLimitTPM tokens, input
+	// and output together; 0 is no limit.
 	RateLimitRPM int64
-	// UsageLimit is the spend allowed in each period; nil is no limit.
+	RateLimitTPM int64
+	// MaxConcurrent is how many requests may be open at a time; 0 is no limit.
+	MaxConcurrent int64
+	// UsageLimit is the spend allowed in each period; nil is no limit. From
+	// UsageSoftLimit on, if that is set, requests are served with a warning.
 	UsageLimit      *Money
+	UsageSoftLimit  *Money
 	UsageLimitReset Period
 	// ExpiresAt is the zero time for a key that does not expire.
 	ExpiresAt time.Time

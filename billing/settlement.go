@@ -17,6 +17,8 @@ type Settlement struct {
 	OrganizationID string
 	KeyID          string
 	KeyName        string
+	// Project that the key belonged to; "" for none.
+	Project string
 	// At is when the request arrived. It decides the period that the cost
 	// belongs to, and the prices.
 	At time.Time
@@ -48,11 +50,27 @@ type Settlement struct {
 	ClientIP  string
 	UserAgent string
 	Streaming bool
-	Attempts  int
+	// Attempts to get an answer from a provider, and what became of each.
+	Attempts   int
+	AttemptLog []Attempt
 	// Changes lists the parameters that a translation had to alter.
 	Changes []string
 
 	// Recovered marks a settlement made by replaying a journal that has no
 	// settlement for this request. A store that already has one keeps it.
 	Recovered bool
+}
+
+// Attempt is one try to get an answer from a provider. The customer pays for
+// the one that answered.
+type Attempt struct {
+	Provider string `json:"provider"`
+	Model    string `json:"model,omitempty"`
+	// Credential is the label of the one that was used.
+	Credential string `json:"credential,omitempty"`
+	// Status that the provider answered with; 0 without an answer.
+	Status int `json:"status,omitempty"`
+	// Error is why there was no answer, or no whole one.
+	Error    string        `json:"error,omitempty"`
+	Duration time.Duration `json:"duration_ns"`
 }

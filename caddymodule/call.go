@@ -22,6 +22,7 @@ type call struct {
 	engine *engine
 	w      http.ResponseWriter
 	r      *http.Request
+	began  time.Time          // by the clock that latencies are measured with
 	row    billing.Settlement // what will be settled; filled as it becomes known
 
 	provider *Provider
@@ -60,8 +61,8 @@ func (a *App) newCall(w http.ResponseWriter, r *http.Request) (*call, *refusal) 
 		w.Header().Set("X-Request-Id", billing.NewID("req", time.Now()))
 		return nil, &refuseUnknownProvider
 	}
-	now := time.Now()
-	c := &call{app: a, engine: a.engine, w: w, r: r, provider: provider}
+	now := a.engine.now()
+	c := &call{app: a, engine: a.engine, w: w, r: r, provider: provider, began: time.Now()}
 	c.row = billing.Settlement{
 		RequestID:   billing.NewID("req", now),
 		At:          now,
@@ -86,6 +87,9 @@ func (a *App) newCall(w http.ResponseWriter, r *http.Request) (*call, *refusal) 
 	c.classify(query)
 	return c, nil
 }
+
+// elapsed is how long ago the request arrived.
+func (c *call) elapsed() time.Duration { return time.Since(c.began) }
 
 // setPath takes the provider's name off both forms of the path. A slash or a
 // version that is escaped in one of them would make it two paths: one that is

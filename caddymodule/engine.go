@@ -59,6 +59,8 @@ type engine struct {
 	keys       *keyCache
 	rates      *rateWindows
 	verifier   *verifier
+	// now is the clock that requests arrive by: it decides their periods.
+	now func() time.Time
 
 	opening sync.Mutex
 	opened  chan struct{} // closed when all of the above is set
@@ -107,6 +109,7 @@ func loadEngine(config engineConfig) (*engine, error) {
 			idle:       make(chan struct{}, 1),
 			rates:      newRateWindows(),
 			verifier:   newVerifier(),
+			now:        time.Now,
 		}, nil
 	})
 	if err != nil {
@@ -332,7 +335,7 @@ func (e *engine) sweepRates(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		e.rates.sweep(time.Now())
+		e.rates.sweep(e.now())
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"time"
 
 	"go.uber.org/zap"
 
@@ -161,8 +160,8 @@ func (c *call) refuse(refused *refusal) {
 	}
 	if c.key != nil && c.row.Error == "" {
 		c.row.Error = refused.text
-		c.row.Latency = time.Since(c.row.At)
-		if c.engine.rates.take("refused:"+c.key.ID, maxRefusedRows, time.Now()).allowed {
+		c.row.Latency = c.elapsed()
+		if c.engine.rates.take("refused:"+c.key.ID, maxRefusedRows, c.engine.now()).allowed {
 			c.engine.record(&c.row)
 		}
 	}

@@ -120,7 +120,7 @@ func observeRequest(c *call) {
 		return
 	}
 	m := c.provider.metrics
-	m.duration.Observe(time.Since(c.row.At).Seconds())
+	m.duration.Observe(c.elapsed().Seconds())
 	if c.row.Status == 200 {
 		m.ok.Inc()
 		return

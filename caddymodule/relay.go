@@ -52,7 +52,7 @@ type response struct {
 func (c *call) relay(res *http.Response) {
 	defer res.Body.Close()
 	c.row.Status = res.StatusCode
-	c.response.ttfb = time.Since(c.row.At)
+	c.response.ttfb = c.elapsed()
 	copyResponseHeader(c.w.Header(), res.Header)
 
 	if c.endpoint.Billing != metering.Metered || res.StatusCode >= http.StatusMultipleChoices {
@@ -127,7 +127,7 @@ func (c *call) relayEvents(events *sse.Reader) {
 			break
 		}
 		if first {
-			c.response.ttfb = time.Since(c.row.At)
+			c.response.ttfb = c.elapsed()
 		}
 		visible, covered := c.meterEvent(event)
 		if visible {

@@ -1,8 +1,6 @@
 package caddymodule
 
 import (
-	"time"
-
 	"go.uber.org/zap"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -50,7 +48,7 @@ func (c *call) progress(reading metering.Reading) {
 // finishRow fills in the outcome.
 func (c *call) finishRow() {
 	row := &c.row
-	row.Latency = time.Since(row.At)
+	row.Latency = c.elapsed()
 	row.TTFB = c.response.ttfb
 	reading, source := c.outcome()
 	row.UsageSource = source

@@ -94,7 +94,8 @@ func newKey(id, org string, limit *billing.Money, reset billing.Period) billing.
 	return billing.Key{
 		ID: id, OrganizationID: org, Name: "Name of " + id,
 		Hash: billing.HashSecret(secret), Prefix: billing.DisplayPrefix(secret),
-		UsageLimit: limit, UsageLimitReset: reset, CreatedAt: noon,
+		Project: "search", RateLimitTPM: 90_000, MaxConcurrent: 8,
+		UsageLimit: limit, UsageSoftLimit: limit, UsageLimitReset: reset, CreatedAt: noon,
 	}
 }
 
@@ -147,8 +148,13 @@ func settlement(n int, cost billing.Money) billing.Settlement {
 		ClientIP:      "2001:db8::1",
 		UserAgent:     "sdk/1.0",
 		Streaming:     true,
+		Project:       "search",
 		Attempts:      2,
-		Changes:       []string{"dropped top_k", `clamped "n"`},
+		AttemptLog: []billing.Attempt{
+			{Provider: "mistral", Model: "large", Credential: "second", Error: "timed out", Duration: time.Second},
+			{Provider: "openai", Model: "gpt-4o", Credential: "default", Status: 200, Duration: 234567890},
+		},
+		Changes: []string{"dropped top_k", `clamped "n"`},
 	}
 }
 

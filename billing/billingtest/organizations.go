@@ -46,6 +46,7 @@ func testOrganizations(t *testing.T, open Open) {
 func fullOrganization() billing.Organization {
 	return billing.Organization{
 		ID: "org_full", Name: "Full", CreatedAt: noon, Budget: pointer(25 * usd), BudgetPeriod: billing.Monthly, HoldStrict: true,
+		BudgetSoft: pointer(20 * usd), WeekStart: billing.Monday, RateLimitRPM: 600,
 	}
 }
 

@@ -32,7 +32,11 @@ func full(t *testing.T, id string) billing.Settlement {
 		UsageSource: metering.SourceProvider, UsageMismatch: true, ServiceTier: "flex",
 		Cost: 123_456_789, MarketCost: 1 << 60, PriceRuleID: "openai/gpt-4o",
 		Latency: time.Second, TTFB: time.Millisecond, Status: 200, Error: "none really",
-		ClientIP: "::1", UserAgent: "test/1.0", Streaming: true, Attempts: 2,
+		ClientIP: "::1", UserAgent: "test/1.0", Streaming: true, Attempts: 2, Project: "search",
+		AttemptLog: []billing.Attempt{
+			{Provider: "mistral", Model: "large", Credential: "second", Status: 500, Error: "timed out", Duration: time.Second},
+			{Provider: "openai", Duration: 1},
+		},
 		Changes: []string{"temperature", "top_k"}, Recovered: true,
 	}
 	for v, i := reflect.ValueOf(s), 0; i < v.NumField(); i++ {

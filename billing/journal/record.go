@@ -116,6 +116,8 @@ func visit(c *codec, s *billing.Settlement) {
 	number(c, &s.Attempts)
 	flag(c, &s.Recovered)
 	visitTexts(c, &s.Changes)
+	c.text(&s.Project)
+	visitAttempts(c, &s.AttemptLog)
 }
 
 func visitUsage(c *codec, u *metering.Usage) {
@@ -140,6 +142,27 @@ func visitTexts(c *codec, list *[]string) {
 			*list = append(*list, "")
 		}
 		c.text(&(*list)[i])
+	}
+}
+
+func visitAttempts(c *codec, list *[]billing.Attempt) {
+	n := int64(len(*list))
+	c.number(&n)
+	for i := range n {
+		if c.damaged || c.reading && len(c.b) == 0 {
+			c.damaged = true // the count claims more than there is
+			return
+		}
+		if i == int64(len(*list)) {
+			*list = append(*list, billing.Attempt{})
+		}
+		a := &(*list)[i]
+		c.text(&a.Provider)
+		c.text(&a.Model)
+		c.text(&a.Credential)
+		number(c, &a.Status)
+		c.text(&a.Error)
+		number(c, &a.Duration)
 	}
 }
 

@@ -22,7 +22,7 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timesta
 	$15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[],
 	$22::boolean[], $23::text[], $24::bigint[], $25::bigint[], $26::text[], $27::bigint[], $28::bigint[],
 	$29::bigint[], $30::text[], $31::text[], $32::text[], $33::boolean[], $34::bigint[], $35::jsonb[],
-	$36::boolean[], $37::bytea[])
+	$36::boolean[], $37::bytea[], $38::text[], $39::jsonb[])
 ON CONFLICT (organization_id, request_id) DO NOTHING RETURNING organization_id, request_id`
 
 	selectRequestHashes = `

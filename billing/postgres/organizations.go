@@ -11,7 +11,8 @@ import (
 )
 
 const (
-	organizationColumns = `o.id, o.name, o.created_at, o.budget, o.budget_period, o.hold_strict`
+	organizationColumns = `o.id, o.name, o.created_at, o.budget, o.budget_period, o.hold_strict,
+	o.budget_soft, o.week_start, o.rate_limit_rpm`
 
 	selectAccount = `
 SELECT ` + organizationColumns + `, coalesce(a.balance, 0)
@@ -21,12 +22,14 @@ WHERE o.id = $1`
 	selectOrganization = `SELECT ` + organizationColumns + ` FROM organizations o WHERE o.id = $1`
 
 	insertOrganization = `
-INSERT INTO organizations (id, name, created_at, budget, budget_period, hold_strict)
-VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO organizations (id, name, created_at, budget, budget_period, hold_strict,
+	budget_soft, week_start, rate_limit_rpm)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 ON CONFLICT (id) DO NOTHING`
 
 	updateOrganization = `
-UPDATE organizations SET name = $2, budget = $4, budget_period = $5, hold_strict = $6
+UPDATE organizations SET name = $2, budget = $4, budget_period = $5, hold_strict = $6,
+	budget_soft = $7, week_start = $8, rate_limit_rpm = $9
 WHERE id = $1 AND created_at = $3`
 
 	selectOrganizationExists = `SELECT 1 FROM organizations WHERE id = $1`
@@ -103,10 +106,12 @@ func organizationExists(ctx context.Context, tx pgx.Tx, org string) error {
 }
 
 func organizationArgs(o billing.Organization) []any {
-	return []any{o.ID, o.Name, o.CreatedAt, optionalAmount(o.Budget), string(o.BudgetPeriod), o.HoldStrict}
+	return []any{o.ID, o.Name, o.CreatedAt, optionalAmount(o.Budget), string(o.BudgetPeriod), o.HoldStrict,
+		optionalAmount(o.BudgetSoft), string(o.WeekStart), o.RateLimitRPM}
 }
 
 // organizationFields are what organizationColumns are scanned into.
 func organizationFields(o *billing.Organization) []any {
-	return []any{&o.ID, &o.Name, timeColumn{&o.CreatedAt}, &o.Budget, &o.BudgetPeriod, &o.HoldStrict}
+	return []any{&o.ID, &o.Name, timeColumn{&o.CreatedAt}, &o.Budget, &o.BudgetPeriod, &o.HoldStrict,
+		&o.BudgetSoft, &o.WeekStart, &o.RateLimitRPM}
 }

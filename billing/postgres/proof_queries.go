@@ -35,8 +35,8 @@ ON CONFLICT (organization_id, hour) DO UPDATE SET
 	market_cost = excluded.market_cost`
 )
 
-// verifiedColumns are requestColumns, with the list of changes as text.
-var verifiedColumns = strings.Replace(requestColumns, "changes", "changes::text", 1)
+// verifiedColumns are requestColumns, with the lists as text.
+var verifiedColumns = strings.NewReplacer("changes", "changes::text", "attempt_log", "attempt_log::text").Replace(requestColumns)
 
 var proofQueries = proof.Queries{
 	// It skips from one organization to the next in the tables that have many

@@ -12,7 +12,8 @@ import (
 
 const (
 	keyColumns = `id, organization_id, name, hash, prefix, allowed_providers, allowed_models, allowed_ips,
-	rate_limit_rpm, usage_limit, usage_limit_reset, expires_at, revoked_at, created_at, last_used_at`
+	rate_limit_rpm, usage_limit, usage_limit_reset, expires_at, revoked_at, created_at, last_used_at,
+	project, rate_limit_tpm, max_concurrent, usage_soft_limit`
 
 	selectKeyByHash = `SELECT ` + keyColumns + ` FROM keys WHERE hash = ?1`
 
@@ -28,12 +29,13 @@ ORDER BY created_at DESC, id DESC LIMIT ?2`
 
 	insertKey = `
 INSERT INTO keys (` + keyColumns + `)
-VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)`
+VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15,
+	?16, ?17, ?18, ?19)`
 
 	updateKey = `
 UPDATE keys SET name = ?3, prefix = ?5, allowed_providers = ?6, allowed_models = ?7, allowed_ips = ?8,
 	rate_limit_rpm = ?9, usage_limit = ?10, usage_limit_reset = ?11, expires_at = ?12, revoked_at = ?13,
-	last_used_at = ?15
+	last_used_at = ?15, project = ?16, rate_limit_tpm = ?17, max_concurrent = ?18, usage_soft_limit = ?19
 WHERE id = ?1 AND organization_id = ?2 AND hash = ?4 AND created_at = ?14`
 
 	selectKeysVersion  = `SELECT version FROM keys_version`
@@ -132,6 +134,7 @@ func keyArgs(k billing.Key) []any {
 		books.EncodeList(k.AllowedProviders), books.EncodeList(k.AllowedModels), books.EncodeList(k.AllowedIPs),
 		k.RateLimitRPM, optionalAmount(k.UsageLimit), string(k.UsageLimitReset),
 		optionalMicros(k.ExpiresAt), optionalMicros(k.RevokedAt), micros(k.CreatedAt), optionalMicros(k.LastUsedAt),
+		k.Project, k.RateLimitTPM, k.MaxConcurrent, optionalAmount(k.UsageSoftLimit),
 	}
 }
 
@@ -143,7 +146,8 @@ func scanKey(row scanner) (billing.Key, error) {
 	err := row.Scan(&k.ID, &k.OrganizationID, &k.Name, &hash, &k.Prefix,
 		listColumn{&k.AllowedProviders}, listColumn{&k.AllowedModels}, listColumn{&k.AllowedIPs},
 		&k.RateLimitRPM, &k.UsageLimit, &k.UsageLimitReset,
-		timeColumn{&k.ExpiresAt}, timeColumn{&k.RevokedAt}, timeColumn{&k.CreatedAt}, timeColumn{&k.LastUsedAt})
+		timeColumn{&k.ExpiresAt}, timeColumn{&k.RevokedAt}, timeColumn{&k.CreatedAt}, timeColumn{&k.LastUsedAt},
+		&k.Project, &k.RateLimitTPM, &k.MaxConcurrent, &k.UsageSoftLimit)
 	copy(k.Hash[:], hash)
 	return k, err
 }
@@ -169,16 +173,21 @@ func list[T any](ctx context.Context, db *sql.DB, scan func(scanner) (T, error),
 	return all, rows.Err()
 }
 
-// listColumn scans a JSON array of strings.
-type listColumn struct{ to *[]string }
+type (
+	listColumn     = arrayColumn[string]
+	attemptsColumn = arrayColumn[billing.Attempt]
+)
 
-func (c listColumn) Scan(v any) error {
+// arrayColumn scans a JSON array.
+type arrayColumn[T string | billing.Attempt] struct{ to *[]T }
+
+func (c arrayColumn[T]) Scan(v any) error {
 	s, ok := v.(string)
 	if !ok {
 		return fmt.Errorf("%T is not a list", v)
 	}
 	var err error
-	*c.to, err = books.DecodeList(s)
+	*c.to, err = books.DecodeList[T](s)
 	return err
 }
 

@@ -17,9 +17,9 @@ const (
 	cache_write_tokens, cache_write_long_tokens, output_tokens, output_audio_tokens, output_image_tokens,
 	web_searches, reasoning_tokens, usage_source, usage_mismatch, service_tier, cost, market_cost,
 	price_rule_id, latency_ns, ttfb_ns, status, error, client_ip, user_agent, streaming, attempts, changes,
-	recovered, hash`
+	recovered, hash, project, attempt_log`
 
-	requestValues = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	requestValues = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
 	selectRequest = `SELECT ` + requestColumns + ` FROM requests WHERE organization_id = ?1 AND request_id = ?2`
 
@@ -160,6 +160,7 @@ func requestArgs(a *arguments, r *books.Row) {
 	a.text(books.EncodeList(r.Changes))
 	a.add(r.Recovered)
 	a.add(r.Hash)
+	a.text(r.Project, books.EncodeList(r.AttemptLog))
 }
 
 func scanRequest(row scanner) (billing.Settlement, error) {
@@ -174,7 +175,7 @@ func scanRequest(row scanner) (billing.Settlement, error) {
 		&u.CacheWrite, &u.CacheWriteLong, &u.Output, &u.OutputAudio, &u.OutputImage,
 		&u.WebSearches, &u.Reasoning, &r.UsageSource, &r.UsageMismatch, &r.ServiceTier, &r.Cost, &r.MarketCost,
 		&r.PriceRuleID, &r.Latency, &r.TTFB, &r.Status, &r.Error, &r.ClientIP, &r.UserAgent, &r.Streaming, &r.Attempts,
-		listColumn{&r.Changes}, &r.Recovered, &h,
+		listColumn{&r.Changes}, &r.Recovered, &h, &r.Project, attemptsColumn{&r.AttemptLog},
 	)
 	return r, err
 }

@@ -32,6 +32,8 @@ func change[T any](t *testing.T, original T, changed func(field string, v T)) {
 				*f = f.Add(time.Microsecond)
 			case *[]string:
 				*f = append(slices.Clone(*f), "more")
+			case *[]billing.Attempt:
+				*f = append(slices.Clone(*f), billing.Attempt{})
 			default:
 				switch field.Kind() {
 				case reflect.String:
@@ -67,6 +69,17 @@ func TestSettlementHashCoversAllFields(t *testing.T) {
 		same := bytes.Equal(hashOf(s), want)
 		if ignored := field == "Recovered"; same != ignored {
 			t.Errorf("%s: hash is the same: %t, want %t", field, same, ignored)
+		}
+	})
+}
+
+func TestSettlementHashCoversAttempts(t *testing.T) {
+	t.Parallel()
+	hash := func(a billing.Attempt) []byte { return hashOf(billing.Settlement{AttemptLog: []billing.Attempt{a}}) }
+	want := hash(billing.Attempt{})
+	change(t, billing.Attempt{}, func(field string, a billing.Attempt) {
+		if bytes.Equal(hash(a), want) {
+			t.Errorf("%s: hash is the same", field)
 		}
 	})
 }

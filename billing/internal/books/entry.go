@@ -100,21 +100,21 @@ func overflows(a, b billing.Money) bool {
 	return a < math.MinInt64-b
 }
 
-// EncodeList returns a list of strings as a JSON array.
-func EncodeList(list []string) string {
+// EncodeList returns a list as a JSON array.
+func EncodeList[T string | billing.Attempt](list []T) string {
 	if len(list) == 0 {
 		return "[]"
 	}
 	b, err := json.Marshal(list)
 	if err != nil {
-		panic("encode strings: " + err.Error()) // strings always encode
+		panic("encode list: " + err.Error()) // strings and numbers always encode
 	}
 	return string(b)
 }
 
 // DecodeList reads what EncodeList wrote. An empty list is nil.
-func DecodeList(s string) ([]string, error) {
-	var list []string
+func DecodeList[T string | billing.Attempt](s string) ([]T, error) {
+	var list []T
 	if err := json.Unmarshal([]byte(s), &list); err != nil {
 		return nil, fmt.Errorf("decode list %q: %w", s, err)
 	}

@@ -24,6 +24,15 @@ func (d *digest) settlement(s *billing.Settlement) {
 	d.text(s.Error, s.ClientIP, s.UserAgent)
 	d.number(int64(len(s.Changes)))
 	d.text(s.Changes...)
+	// What is newer than rows that are stored counts only where it says
+	// something, so that theirs keep their hashes.
+	if s.Project != "" {
+		d.text("project", s.Project)
+	}
+	for _, a := range s.AttemptLog {
+		d.text("attempt", a.Provider, a.Model, a.Credential, a.Error)
+		d.number(int64(a.Status), int64(a.Duration))
+	}
 }
 
 // EntryHash returns the hash of what the caller of Append said. Times, ids and

@@ -15,11 +15,15 @@ func NewKey(k billing.Key) (billing.Key, error) {
 		return billing.Key{}, errors.New("key has no id")
 	case k.UsageLimit != nil && *k.UsageLimit < 0:
 		return billing.Key{}, fmt.Errorf("negative usage limit %d", *k.UsageLimit)
+	case k.UsageSoftLimit != nil && *k.UsageSoftLimit < 0:
+		return billing.Key{}, fmt.Errorf("negative soft usage limit %d", *k.UsageSoftLimit)
+	case min(k.RateLimitRPM, k.RateLimitTPM, k.MaxConcurrent) < 0:
+		return billing.Key{}, fmt.Errorf("negative rate limit of key %q", k.ID)
 	}
 	if err := checkPeriod(k.UsageLimitReset); err != nil {
 		return billing.Key{}, err
 	}
-	k.Name, k.Prefix = Text(k.Name), Text(k.Prefix)
+	k.Name, k.Prefix, k.Project = Text(k.Name), Text(k.Prefix), Text(k.Project)
 	k.AllowedProviders = texts(k.AllowedProviders)
 	k.AllowedModels = texts(k.AllowedModels)
 	k.AllowedIPs = texts(k.AllowedIPs)

@@ -14,6 +14,15 @@ func NewOrganization(o billing.Organization) (billing.Organization, error) {
 		return billing.Organization{}, errors.New("organization has no id")
 	case o.Budget != nil && *o.Budget < 0:
 		return billing.Organization{}, fmt.Errorf("negative budget %d", *o.Budget)
+	case o.BudgetSoft != nil && *o.BudgetSoft < 0:
+		return billing.Organization{}, fmt.Errorf("negative soft budget %d", *o.BudgetSoft)
+	case o.RateLimitRPM < 0:
+		return billing.Organization{}, fmt.Errorf("negative rate limit %d", o.RateLimitRPM)
+	}
+	switch o.WeekStart {
+	case "", billing.Sunday, billing.Monday, billing.Saturday:
+	default:
+		return billing.Organization{}, fmt.Errorf("unknown week start %q: use sunday, monday or saturday", o.WeekStart)
 	}
 	if err := checkPeriod(o.BudgetPeriod); err != nil {
 		return billing.Organization{}, err

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -139,6 +140,12 @@ func canonical(s *billing.Settlement) *billing.Settlement {
 	}
 	valid.UsageSource = metering.Source(Text(string(s.UsageSource)))
 	valid.Changes = texts(s.Changes)
+	valid.AttemptLog = slices.Clone(s.AttemptLog)
+	for i := range valid.AttemptLog {
+		a := &valid.AttemptLog[i]
+		a.Provider, a.Model = Text(a.Provider), Text(a.Model)
+		a.Credential, a.Error = Text(a.Credential), Text(a.Error)
+	}
 	return &valid
 }
 
@@ -154,12 +161,17 @@ func isCanonical(s *billing.Settlement) bool {
 			return false
 		}
 	}
+	for _, a := range s.AttemptLog {
+		if !isPlain(a.Provider) || !isPlain(a.Model) || !isPlain(a.Credential) || !isPlain(a.Error) {
+			return false
+		}
+	}
 	return isPlain(string(s.UsageSource))
 }
 
-func textsOf(s *billing.Settlement) [12]*string {
+func textsOf(s *billing.Settlement) [13]*string {
 	return [...]*string{
-		&s.RequestID, &s.OrganizationID, &s.KeyID, &s.KeyName, &s.Provider, &s.Model,
+		&s.RequestID, &s.OrganizationID, &s.KeyID, &s.KeyName, &s.Project, &s.Provider, &s.Model,
 		&s.Endpoint, &s.ServiceTier, &s.PriceRuleID, &s.Error, &s.ClientIP, &s.UserAgent,
 	}
 }

@@ -240,10 +240,10 @@ func totalsColumns(t *billing.Totals) []any {
 
 func scanRequest(row scanner) (*Request, error) {
 	var (
-		r       = new(Request)
-		u       = &r.Usage
-		changes string
-		flags   [3]flagColumn
+		r                 = new(Request)
+		u                 = &r.Usage
+		changes, attempts string
+		flags             [3]flagColumn
 	)
 	if err := row.Scan(
 		&r.RequestID, &r.OrganizationID, &r.KeyID, &r.KeyName, timeColumn{&r.At}, &r.Provider, &r.Model, &r.Endpoint,
@@ -251,13 +251,18 @@ func scanRequest(row scanner) (*Request, error) {
 		&u.CacheWrite, &u.CacheWriteLong, &u.Output, &u.OutputAudio, &u.OutputImage,
 		&u.WebSearches, &u.Reasoning, &r.UsageSource, &flags[0], &r.ServiceTier, &r.Cost, &r.MarketCost,
 		&r.PriceRuleID, &r.Latency, &r.TTFB, &r.Status, &r.Error, &r.ClientIP, &r.UserAgent, &flags[1], &r.Attempts,
-		&changes, &flags[2], &r.Hash,
+		&changes, &flags[2], &r.Hash, &r.Project, &attempts,
 	); err != nil {
 		return r, err
 	}
 	r.UsageMismatch, r.Streaming, r.Recovered = flags[0].is, flags[1].is, flags[2].is
 	var err error
-	r.Changes, err = books.DecodeList(changes)
+	r.Changes, err = books.DecodeList[string](changes)
+	if log, odd := books.DecodeList[billing.Attempt](attempts); odd == nil {
+		r.AttemptLog = log
+	} else {
+		err = odd
+	}
 	if err != nil || flags[0].odd || flags[1].odd || flags[2].odd {
 		// No store writes such a thing: let its hash be another.
 		r.Changes = []string{"odd: " + changes}
