@@ -257,7 +257,10 @@ const failedLasts = 10 * time.Second
 func (a *Authorizer) Ready(store error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.checkFence(); a.fence.down {
+	switch a.checkFence(); {
+	case a.fence.replaced:
+		return errRetired
+	case a.fence.down:
 		return errFenced
 	}
 	if store != nil && time.Since(a.failed) < failedLasts {

@@ -123,6 +123,9 @@ func TestReplacedProcessTakesNothingOfItsSuccessor(t *testing.T) {
 		if err := beatsOf(old, old.store).Send(t.Context()); !errors.Is(err, billing.ErrReplaced) {
 			t.Fatalf("heartbeat of the replaced process: %v", err)
 		}
+		if err := old.authorizer.Ready(nil); !errors.Is(err, billing.ErrReplaced) {
+			t.Errorf("the replaced process is ready: %v", err)
+		}
 		old.ledger.down.Store(false)
 		old.housekeeping(t)
 		old.wantRefused(t, cent, billing.ErrUnavailable, "by the replaced process after posting")
@@ -159,8 +162,8 @@ func TestFencedNodeSpendsNothing(t *testing.T) {
 		if running.hold.TryExtend(cent, cent) {
 			t.Error("a fenced node extended a hold")
 		}
-		if err := fenced.authorizer.Ready(nil); !errors.Is(err, billing.ErrUnavailable) {
-			t.Errorf("a fenced node is ready: %v", err)
+		if err := fenced.authorizer.Ready(nil); !errors.Is(err, billing.ErrUnavailable) || errors.Is(err, billing.ErrReplaced) {
+			t.Errorf("a node whose heartbeat is overdue is ready: %v", err)
 		}
 		if done, err := other.store.Expire(t.Context(), fenced.node.ID, 1); !done || err != nil {
 			t.Fatalf("expire: %t, %v", done, err)
@@ -178,6 +181,9 @@ func TestFencedNodeSpendsNothing(t *testing.T) {
 		fenced.node.LeaseTTL = time.Minute
 		if err := beatsOf(fenced, fenced.store).Send(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+		if err := fenced.authorizer.Ready(nil); err != nil {
+			t.Errorf("not ready after a heartbeat: %v", err)
 		}
 		fenced.mustBegin(t, 9*cent).end(t, 9*cent)
 		fenced.check(t, 0)

@@ -14,6 +14,9 @@ var ErrReplaced = errors.New("another process runs under the id of this node")
 // errFenced: other nodes may believe that this one is dead.
 var errFenced = fmt.Errorf("%w: the heartbeat of this node is overdue", ErrUnavailable)
 
+// errRetired: the node is fenced for good.
+var errRetired = fmt.Errorf("%w: %w", ErrUnavailable, ErrReplaced)
+
 // Node is a gateway that shares the books with others.
 type Node struct {
 	// ID is the journal's, and stays the same when the gateway restarts.
@@ -56,6 +59,8 @@ type fence struct {
 	ttl time.Duration
 	// down is set from when the fence has come down until the next heartbeat.
 	down bool
+	// replaced tells that another process runs under the node's id.
+	replaced bool
 }
 
 // overdue goes by two clocks: one of them stands still while the machine
@@ -92,11 +97,12 @@ func (a *Authorizer) Beat(sent time.Time, ttl time.Duration, expired bool) {
 	}
 }
 
-// Fence stops the node from spending until its next heartbeat.
+// Fence stops the node from spending until its next heartbeat, since another
+// process runs under its id.
 func (a *Authorizer) Fence() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.fence.down = true
+	a.fence.down, a.fence.replaced = true, true
 	a.drop()
 }
 

@@ -157,6 +157,51 @@ func TestJournalGoesOnWhenThereIsSpaceAgain(t *testing.T) {
 	}
 }
 
+func TestReadyIsWhatTheNextRequestWouldFind(t *testing.T) {
+	t.Parallel()
+	eachDisk(t, func(t *testing.T, d *faultyDisk, options Options) {
+		j, _ := open(t, t.TempDir(), options)
+		before := d.attempts.Load()
+		if err := j.Ready(); err != nil || d.attempts.Load() != before {
+			t.Fatalf("an empty journal: %v, asked the disk %d times", err, d.attempts.Load()-before)
+		}
+		d.full.Store(true)
+		_, segments := begin(t, j)
+		if err := j.Ready(); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("with a full disk: %v", err)
+		}
+		j.Posted(segments...)
+		if err := j.Ready(); err != nil {
+			t.Errorf("when all is posted: %v", err)
+		}
+		begin(t, j)
+		if err := j.Ready(); !errors.Is(err, syscall.ENOSPC) {
+			t.Errorf("with a full disk again: %v", err)
+		}
+		d.full.Store(false)
+		err := j.Ready()
+		for deadline := time.Now().Add(time.Minute); err != nil && time.Now().Before(deadline); err = j.Ready() {
+			time.Sleep(retryFull / 10)
+		}
+		if err != nil {
+			t.Errorf("with space again, and no request that asks for it: %v", err)
+		}
+		d.broken.Store(true)
+		write(t, j, billing.RecordBegin, full(t, "unsynced"))
+		for deadline := time.Now().Add(time.Minute); !errors.Is(err, errBroken) && time.Now().Before(deadline); err = j.Ready() {
+			time.Sleep(syncEvery / 10)
+		}
+		if !errors.Is(err, errBroken) {
+			t.Errorf("with a disk that does not sync: %v", err)
+		}
+	})
+	j, _ := open(t, t.TempDir(), Options{})
+	j.Close()
+	if err := j.Ready(); !errors.Is(err, ErrClosed) {
+		t.Errorf("after it was closed: %v", err)
+	}
+}
+
 func TestFullDiskIsNotAskedForEachRequest(t *testing.T) {
 	t.Parallel()
 	d := &faultyDisk{}

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"fmt"
 	"syscall"
 	"time"
 
@@ -39,6 +40,28 @@ func (j *Journal) room(kind billing.RecordKind, n int) (*segment, error) {
 	default:
 		return nil, err
 	}
+}
+
+// ordinaryRecord is more than most begin records have, in bytes.
+const ordinaryRecord = 1 << 10
+
+// Ready returns why begin records are refused at present, if they are. It
+// writes nothing while there is room. When there is none it does what the next
+// begin record would do to make some: so a disk that is full no more is noticed
+// without any requests.
+func (j *Journal) Ready() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
+		return ErrClosed
+	}
+	if j.failed != nil {
+		return j.failed
+	}
+	if _, err := j.room(billing.RecordBegin, ordinaryRecord); err != nil {
+		return fmt.Errorf("journal has no room: %w", err)
+	}
+	return nil
 }
 
 // rotate starts a new segment. The one that is full is synced by those who
