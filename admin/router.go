@@ -55,19 +55,53 @@ func ready(w http.ResponseWriter, r *http.Request) error {
 	if err := allowMethod(r, http.MethodGet); err != nil {
 		return err
 	}
-	app := caddymodule.Running()
-	if app == nil {
-		return errNotRunning
+	health := caddymodule.Health{Refusing: errNotRunning.Err}
+	if app := caddymodule.Running(); app != nil {
+		health = app.Health(r.Context())
 	}
-	health, err := app.Ready(r.Context())
+	return answerReady(w, health)
+}
+
+// readiness is the answer of ready.
+type readiness struct {
+	Ready bool `json:"ready"`
+	// Reason is why not.
+	Reason string `json:"reason,omitempty"`
+	*vitals
+}
+
+// vitals are "ok", or what is wrong. They are not known before the books are
+// open.
+type vitals struct {
+	Store          string  `json:"store"`
+	Journal        string  `json:"journal"`
+	Leases         string  `json:"leases"`
+	Unposted       int     `json:"unposted"`
+	UnpostedOldest float64 `json:"unposted_oldest_seconds"`
+}
+
+// answerReady answers 200 if requests are served, and 503 if they are refused.
+func answerReady(w http.ResponseWriter, h caddymodule.Health) error {
+	answer := readiness{Ready: h.Refusing == nil}
+	if h.Opened {
+		answer.vitals = &vitals{
+			Store: describe(h.Store), Journal: describe(h.Journal), Leases: describe(h.Leases),
+			Unposted: h.Unposted, UnpostedOldest: h.Oldest.Seconds(),
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if !answer.Ready {
+		answer.Reason = h.Refusing.Error()
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+	return json.NewEncoder(w).Encode(answer)
+}
+
+func describe(err error) string {
 	if err != nil {
-		return caddy.APIError{HTTPStatus: http.StatusServiceUnavailable, Err: err}
+		return err.Error()
 	}
-	store := "ok"
-	if health.Store != nil {
-		store = health.Store.Error()
-	}
-	return answerStatus(w, map[string]any{"status": "ready", "store": store, "unposted": health.Unposted})
+	return "ok"
 }
 
 func flush(w http.ResponseWriter, r *http.Request) error {

@@ -29,20 +29,24 @@ var exposed = []string{"X-Api-Key", "X-Goog-Api-Key"}
 var hidden = map[string]bool{"Authorization": true, "Cookie": true, "Proxy-Authorization": true, "Set-Cookie": true}
 
 // guard returns the writer to answer with, and what to call when the request
-// has been answered. Both are the usual ones unless there is a line to write.
-func (a *accessLog) guard(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, func()) {
+// has been answered, with the call that it was, if any. Both are the usual ones unless there is a line to write.
+func (a *accessLog) guard(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, func(*call)) {
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if server == nil || server.Logs == nil || server.Logs.ShouldLogCredentials || !exposesCredential(r) {
-		return w, func() {}
+		return w, func(*call) {}
 	}
 	skip, _ := caddyhttp.GetVar(r.Context(), caddyhttp.LogSkipVar).(bool)
 	if skip {
-		return w, func() {}
+		return w, func(*call) {}
 	}
 	caddyhttp.SetVar(r.Context(), caddyhttp.LogSkipVar, true)
 	clean, start := redact(r), time.Now()
 	recorder := caddyhttp.NewResponseRecorder(w, nil, nil)
-	return recorder, func() {
+	return recorder, func(c *call) {
+		ours := zap.Skip()
+		if c != nil {
+			ours = zap.Object(logField, c)
+		}
 		for _, name := range loggerNames(server.Logs, r) {
 			log := a.log
 			if name != "" {
@@ -54,6 +58,7 @@ func (a *accessLog) guard(w http.ResponseWriter, r *http.Request) (http.Response
 				zap.Int("size", recorder.Size()),
 				zap.Int("status", recorder.Status()),
 				zap.Object("resp_headers", caddyhttp.LoggableHTTPHeader{Header: redactHeader(recorder.Header())}),
+				ours,
 			)
 		}
 	}

@@ -78,6 +78,11 @@ type App struct {
 	// database again. Negative: never. Default: 10m.
 	LeaseTTL caddy.Duration `json:"lease_ttl,omitempty"`
 
+	// LowBalance is an amount of credits in USD, as a decimal such as "5.00".
+	// When an organization that uses this node falls below it, the event
+	// llm_gateway.low_balance is emitted. Default: none.
+	LowBalance string `json:"low_balance,omitempty"`
+
 	// Drain is how long a provider's response is read on after the client has
 	// left, to learn what it cost. Default: 30s.
 	Drain caddy.Duration `json:"drain,omitempty"`
@@ -104,6 +109,7 @@ type App struct {
 	engineConfig *engineConfig
 	book         *metering.Book
 	discount     metering.Discount
+	lowBalance   metering.Money
 	log          *zap.Logger
 	requestLog   *zap.Logger // for what each request may have to say
 	replaced     *App        // the one before, should this one fail to start
@@ -233,6 +239,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if _, err := a.Packages(); err != nil {
 		return err
 	}
+	if a.LowBalance != "" {
+		var err error
+		if a.lowBalance, err = parseLowBalance(a.LowBalance); err != nil {
+			return err
+		}
+	}
 	if a.Billing != nil {
 		if err := a.Billing.provision(repl); err != nil {
 			return err
@@ -262,7 +274,15 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.engine, a.engineConfig = engine, &config
-	return nil
+	return a.provisionEvents(ctx)
+}
+
+func parseLowBalance(text string) (metering.Money, error) {
+	amount, err := metering.ParseUSD(text)
+	if err != nil || amount <= 0 {
+		return 0, fmt.Errorf("low_balance %q: want an amount of USD above 0, such as 5.00", text)
+	}
+	return amount, nil
 }
 
 func (a *App) setDefaults() {

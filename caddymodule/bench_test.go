@@ -61,13 +61,15 @@ func BenchmarkServeHTTP(b *testing.B) {
 			canned{"text/event-stream", []byte(strings.Repeat(chunk, 50) + `data: {"id":"c","model":"gpt-4o-2024-08-06","choices":[],` + usage + "}\n\ndata: [DONE]\n\n")}},
 	} {
 		b.Run(bm.name, func(b *testing.B) {
-			h, key := benchHandler(b, bm.canned)
+			storage := Storage{Driver: driverSQLite, DSN: filepath.Join(b.TempDir(), "gateway.db")}
+			h, key := openHandler(b, storage, bm.canned)
 			b.ReportAllocs()
 			for b.Loop() {
 				r := httptest.NewRequest(http.MethodPost, chat, strings.NewReader(bm.request))
 				r.Header.Set("Authorization", "Bearer "+key)
 				r.Header.Set("Content-Type", "application/json")
 				r = r.WithContext(context.WithValue(r.Context(), caddyhttp.VarsCtxKey, map[string]any{caddyhttp.ClientIPVarKey: "127.0.0.1"}))
+				caddyhttp.NewTestReplacer(r)
 				if err := h.ServeHTTP(&nowhere{header: make(http.Header)}, r, nil); err != nil {
 					b.Fatal(err)
 				}
@@ -79,51 +81,50 @@ func BenchmarkServeHTTP(b *testing.B) {
 	}
 }
 
-// benchHandler is a handler with real books and a provider that is canned.
-func benchHandler(b *testing.B, transport http.RoundTripper) (*Handler, string) {
-	b.Helper()
-	dir := b.TempDir()
+// openHandler is a handler with real books and a provider that is canned.
+func openHandler(tb testing.TB, storage Storage, transport http.RoundTripper) (*Handler, string) {
+	tb.Helper()
 	base, err := parseBaseURL("http://provider/v1")
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
 	app := &App{
 		Providers: map[string]*Provider{"openai": {
 			Protocol: metering.OpenAI, APIKey: "secret", name: "openai", base: base,
 			transport: transport, metrics: newRequestMetrics("openai"),
 		}},
-		log: zap.NewNop(),
+		log: zap.NewNop(), requestLog: zap.NewNop(),
 	}
 	app.setDefaults()
 	if err := app.provisionPrices(); err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
 	config := engineConfig{
-		storage:     Storage{Driver: driverSQLite, DSN: filepath.Join(dir, "gateway.db")},
-		journalDir:  filepath.Join(dir, "journal"),
+		storage:     storage,
+		journalDir:  filepath.Join(tb.TempDir(), "journal"),
 		journalSync: journal.SyncInterval,
 	}
 	if app.engine, err = loadEngine(config); err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	b.Cleanup(func() { engines.Delete(config) })
-	if err := app.engine.open(b.Context()); err != nil {
-		b.Fatal(err)
+	tb.Cleanup(func() { engines.Delete(config) })
+	if err := app.engine.open(tb.Context()); err != nil {
+		tb.Fatal(err)
 	}
 	secret := billing.NewSecret()
-	err = app.Store().CreateKey(b.Context(), billing.Key{
+	err = app.Store().CreateKey(tb.Context(), billing.Key{
 		ID: "key_bench", OrganizationID: billing.DefaultOrganization, Name: "bench", Hash: billing.HashSecret(secret),
 		Prefix: billing.DisplayPrefix(secret), UsageLimitReset: billing.Never, CreatedAt: time.Now(),
 	})
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	_, err = app.Store().Append(b.Context(), billing.Entry{
+	_, err = app.Store().Append(tb.Context(), billing.Entry{
 		OrganizationID: billing.DefaultOrganization, Type: billing.Purchase, Amount: 1_000_000 * metering.USD,
 		CreatedAt: time.Now(), IdempotencyKey: "bench",
 	})
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
 	return &Handler{app: app}, secret
 }

@@ -77,6 +77,7 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	    }
 //	    error_format gateway|provider
 //	    max_body <size>
+//	    low_balance <USD>
 //	    drain <duration>
 //	    lease_ahead <duration>
 //	    lease_ttl <duration>|off
@@ -117,6 +118,7 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 	"price":        (*App).parsePrice,
 	"max_body":     (*App).parseMaxBody,
 	"error_format": (*App).parseErrorFormat,
+	"low_balance":  (*App).parseLowBalance,
 	"drain": func(a *App, d *caddyfile.Dispenser) error {
 		return duration(d, &a.Drain, time.Millisecond, time.Hour)
 	},
@@ -377,6 +379,16 @@ func (a *App) parseMaxBody(d *caddyfile.Dispenser) error {
 		return d.Errf("max_body %q: want a size such as 32MiB", text)
 	}
 	a.MaxBody = int64(size)
+	return nil
+}
+
+func (a *App) parseLowBalance(d *caddyfile.Dispenser) error {
+	if err := oneArg(d, &a.LowBalance); err != nil {
+		return err
+	}
+	if _, err := parseLowBalance(a.LowBalance); err != nil {
+		return d.WrapErr(err)
+	}
 	return nil
 }
 

@@ -102,6 +102,8 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 		{"price without output", "price openai m {\ninput 1\n}", "Caddyfile:5", "must be stated"},
 		{"unknown error format", "error_format xml", "Caddyfile:3", `unknown error format "xml"`},
 		{"bad size", "max_body much", "Caddyfile:3", "want a size"},
+		{"low balance of nothing", "low_balance 0.00", "Caddyfile:3", "want an amount of USD above 0"},
+		{"bad low balance", "low_balance five", "Caddyfile:3", "want an amount of USD above 0"},
 		{"bad duration", "drain soon", "Caddyfile:3", "want a duration"},
 		{"bad number", "default_max_tokens -1", "Caddyfile:3", "not a number above 0"},
 		{"no number", "max_output_tokens 0", "Caddyfile:3", "not a number above 0"},

@@ -58,8 +58,10 @@ func (a *App) newCall(w http.ResponseWriter, r *http.Request) (*call, *refusal) 
 		if reserved[name] || findSecret(r, nil) == "" {
 			return nil, nil
 		}
-		w.Header().Set("X-Request-Id", billing.NewID("req", time.Now()))
-		return nil, &refuseUnknownProvider
+		c := &call{app: a, engine: a.engine, w: w, r: r, began: time.Now()}
+		c.row.RequestID = billing.NewID("req", a.engine.now())
+		w.Header().Set("X-Request-Id", c.row.RequestID)
+		return c, &refuseUnknownProvider
 	}
 	now := a.engine.now()
 	c := &call{app: a, engine: a.engine, w: w, r: r, provider: provider, began: time.Now()}

@@ -59,6 +59,8 @@ type engine struct {
 	keys       *keyCache
 	rates      *rateWindows
 	verifier   *verifier
+	events     *events
+	balances   *balances
 	// now is the clock that requests arrive by: it decides their periods.
 	now func() time.Time
 
@@ -109,6 +111,8 @@ func loadEngine(config engineConfig) (*engine, error) {
 			idle:       make(chan struct{}, 1),
 			rates:      newRateWindows(),
 			verifier:   newVerifier(),
+			events:     newEvents(log),
+			balances:   newBalances(),
 			now:        time.Now,
 		}, nil
 	})
@@ -213,6 +217,8 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	e.tasks.Go(func() { e.sweepRates(background) })
 	e.tasks.Go(func() { e.heartbeats.Run(background) })
 	e.tasks.Go(func() { e.watchBooks(background) })
+	e.tasks.Go(func() { e.watchBalances(background) })
+	go e.events.run(background)
 	close(e.opened)
 	e.log.Info("the books are open", zap.String("storage", e.config.storage.Driver),
 		zap.String("journal", e.config.journalDir), zap.String("node", j.Node()))
@@ -294,6 +300,7 @@ func (e *engine) Destruct() error {
 	}
 	e.stop()
 	e.tasks.Wait()
+	e.events.wait(ctx)
 	e.authorizer.Close()
 	if err := e.poster.Close(ctx); err != nil {
 		e.log.Warn("closing with unposted settlements; the journal keeps them", zap.Int("settlements", e.poster.Pending()))
@@ -350,7 +357,10 @@ func (e *engine) record(s *billing.Settlement) {
 }
 
 // Posted implements billing.PostObserver.
-func (e *engine) Posted(batch []billing.Settlement) { observePosted(batch) }
+func (e *engine) Posted(batch []billing.Settlement) {
+	observePosted(batch)
+	e.balances.use(batch)
+}
 
 // PostFailed implements billing.PostObserver.
 func (e *engine) PostFailed(err error) {

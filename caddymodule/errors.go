@@ -65,6 +65,15 @@ var (
 	refuseLedger   = refusal{status: http.StatusServiceUnavailable, text: "ledger unavailable", retryAfter: time.Second}
 )
 
+// isLimit tells whether the request would be served if a limit were higher.
+func (e *refusal) isLimit() bool {
+	switch e.text {
+	case refuseSpend.text, refuseCredits.text, refuseBudget.text:
+		return true
+	}
+	return e.status == http.StatusTooManyRequests
+}
+
 // refuseSpending turns an authorizer's error into the answer for it.
 func refuseSpending(err error) *refusal {
 	switch {

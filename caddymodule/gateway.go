@@ -46,18 +46,20 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 
 // ServeHTTP is the whole life of a request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	var c *call
 	w, logged := h.log.guard(w, r)
-	defer logged()
+	defer func() { logged(c) }()
 	c, refused := h.app.newCall(w, r)
-	switch {
-	case refused != nil:
-		refused.write(w, "")
-		return nil
-	case c == nil:
+	if c == nil {
 		return next.ServeHTTP(w, r)
 	}
+	c.expose()
+	if refused != nil {
+		c.refuse(refused)
+		return nil
+	}
 	if err := c.engine.acquire(r.Context()); err != nil {
-		refuseLedger.because(err).write(w, c.errorProtocol())
+		c.refuse(refuseLedger.because(err))
 		return nil
 	}
 	defer c.engine.release()
@@ -158,10 +160,11 @@ func (c *call) refuse(refused *refusal) {
 	case refused.cause != nil: // be it that the client has left: nothing is wrong then
 		c.app.requestLog.Debug(refused.text, zap.String("request_id", c.row.RequestID), zap.NamedError("cause", refused.cause))
 	}
-	if c.key != nil && c.row.Error == "" {
-		c.row.Error = refused.text
-		c.row.Latency = c.elapsed()
-		if c.engine.rates.take("refused:"+c.key.ID, maxRefusedRows, c.engine.now()).allowed {
+	refusalsTotal.WithLabelValues(c.row.Provider, refused.text).Inc()
+	c.engine.events.limitReached(c, refused)
+	if c.row.Error == "" { // else it was sent, and is settled
+		c.row.Error, c.row.Latency = refused.text, c.elapsed()
+		if c.key != nil && c.engine.rates.take("refused:"+c.key.ID, maxRefusedRows, c.engine.now()).allowed {
 			c.engine.record(&c.row)
 		}
 	}

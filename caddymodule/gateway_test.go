@@ -34,6 +34,8 @@ type node struct {
 	sandbox *sandbox.Provider
 	app     *App
 	log     string // file for the access log; "" for none
+	globals string // more global options
+	around  string // handlers in front of the gateway's
 }
 
 // start runs a gateway with more options than the usual ones.
@@ -113,16 +115,18 @@ func (n *node) load(t *testing.T, dir, upstream, options string) {
 		}
 		%[3]s
 	}
+	%[6]s
 }
 http://:%[4]s {
 	bind 127.0.0.1
 	%[5]s
 	route {
+		%[7]s
 		llm_gateway
 		respond "next handler" 418
 	}
 }
-`, filepath.ToSlash(dir), upstream, options, port, access))
+`, filepath.ToSlash(dir), upstream, options, port, access, n.globals, n.around))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,8 +1,10 @@
 package caddymodule
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -74,21 +76,44 @@ func (a *App) Purchaser() billing.Purchaser {
 
 // Health is what a load balancer, and the people behind it, may want to know.
 type Health struct {
-	// Store is why the store does not answer; nil if it does.
+	// Refusing is why requests are refused at present; nil if they are served.
+	Refusing error
+	// Opened tells whether the books are open. If not, the rest is not known.
+	Opened bool
+	// Store is why the store does not answer; nil if it does. That does not
+	// matter to requests as long as leases last.
 	Store error
+	// Journal is why it takes no new requests; nil if it does.
+	Journal error
+	// Leases is why this node must not spend, or has nothing left to spend
+	// while the store is away; nil if it may.
+	Leases error
 	// Unposted is the number of settlements that are not in the store yet.
 	Unposted int
+	// Oldest is how long the oldest of these has waited.
+	Oldest time.Duration
 }
 
-// Ready returns an error if requests are being refused: the books are not
-// open, this node must not spend, or the store is away and leases have run
-// out. A store that is away does not matter before that.
-func (a *App) Ready(ctx context.Context) (Health, error) {
+// pingTimeout bounds how long a store that hangs is waited for.
+const pingTimeout = 2 * time.Second
+
+// Health returns how the gateway is. It needs no Acquire.
+func (a *App) Health(ctx context.Context) Health {
 	select {
 	case <-a.engine.opened:
 	default:
-		return Health{}, errors.New("the books are not open yet")
+		return Health{Refusing: errors.New("the books are not open yet")}
 	}
-	h := Health{Store: a.engine.store.Ping(ctx), Unposted: a.engine.poster.Pending()}
-	return h, a.engine.authorizer.Ready(h.Store)
+	release, err := a.Acquire(ctx)
+	if err != nil {
+		return Health{Refusing: err}
+	}
+	defer release()
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	h := Health{Opened: true, Store: a.engine.store.Ping(ctx), Journal: a.engine.journal.Ready()}
+	h.Leases = a.engine.authorizer.Ready(h.Store)
+	h.Refusing = cmp.Or(h.Journal, h.Leases)
+	h.Unposted, h.Oldest = a.engine.poster.Lag()
+	return h
 }

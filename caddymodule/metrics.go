@@ -19,6 +19,14 @@ var (
 		Name: "caddy_llm_gateway_requests_total",
 		Help: "Proxy requests answered, by provider and status code.",
 	}, []string{"provider", "code"})
+	refusalsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_llm_gateway_refusals_total",
+		Help: "Proxy requests answered with an error of the gateway's own, by provider and error; no provider if the path is under none.",
+	}, []string{"provider", "error"})
+	eventsDroppedTotal = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "caddy_llm_gateway_events_dropped_total",
+		Help: "Events that reached no subscriber: too many waited, or the configuration was about to end.",
+	})
 	requestSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "caddy_llm_gateway_request_duration_seconds",
 		Help:    "Time from a proxy request's arrival to the end of its answer.",
@@ -89,8 +97,8 @@ func lag() (settlements int, oldest time.Duration) {
 
 func registerMetrics(registry *prometheus.Registry) error {
 	for _, c := range []prometheus.Collector{
-		requestsTotal, requestSeconds, tokensTotal, costTotal, settlementsTotal, mismatchesTotal,
-		conflictsTotal, rejectedTotal, unposted, unpostedOldest,
+		requestsTotal, refusalsTotal, requestSeconds, tokensTotal, costTotal, settlementsTotal, mismatchesTotal,
+		conflictsTotal, rejectedTotal, eventsDroppedTotal, unposted, unpostedOldest,
 		imbalanceNanos, verifiedTimestamp,
 	} {
 		if err := registry.Register(c); err != nil {

@@ -1,0 +1,258 @@
+package caddymodule
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyevents"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/metering"
+)
+
+// The events that the gateway emits through Caddy's app `events`.
+const (
+	// eventLimitReached: a request was refused for a limit.
+	eventLimitReached = "llm_gateway.limit_reached"
+	// eventBudgetSoft: spend has reached a soft threshold.
+	eventBudgetSoft = "llm_gateway.budget_soft"
+	// eventBreakerOpen: a provider is not asked for a while.
+	eventBreakerOpen = "llm_gateway.breaker_open"
+	// eventLowBalance: an organization's credits run low.
+	eventLowBalance = "llm_gateway.low_balance"
+)
+
+// maxEvents is how many events wait for their subscribers at most.
+const maxEvents = 256
+
+// events hands events to their subscribers, one after the other. It never
+// makes a request wait: subscribers may take their time, and run programs.
+type events struct {
+	log     *zap.Logger
+	queue   chan event
+	emitter atomic.Pointer[emitter] // of the configuration in force; nil before the first
+	ended   chan struct{}           // closed when run has returned
+
+	mu   sync.Mutex
+	soft map[softScope]softMark
+}
+
+type event struct {
+	name string
+	data map[string]any
+}
+
+func newEvents(log *zap.Logger) *events {
+	return &events{
+		log:   log,
+		queue: make(chan event, maxEvents),
+		ended: make(chan struct{}),
+		soft:  make(map[softScope]softMark),
+	}
+}
+
+// emitter is what a configuration emits events with. It implements
+// caddyevents.Handler for the event that tells that all apps have started: as
+// long as the app `events` has not, it must not be used.
+type emitter struct {
+	events *events
+	ctx    caddy.Context
+	app    *caddyevents.App
+}
+
+// Handle takes over from the configuration before.
+func (e *emitter) Handle(context.Context, caddy.Event) error {
+	e.events.emitter.Store(e)
+	return nil
+}
+
+// provisionEvents makes events go to the configuration's subscribers, from
+// when it has started.
+func (a *App) provisionEvents(ctx caddy.Context) error {
+	module, err := ctx.App("events")
+	if err != nil {
+		return err
+	}
+	app, ok := module.(*caddyevents.App)
+	if !ok {
+		return fmt.Errorf("app events is a %T", module)
+	}
+	return app.On("started", &emitter{events: a.engine.events, ctx: ctx, app: app})
+}
+
+// run emits until ctx ends.
+func (e *events) run(ctx context.Context) {
+	defer close(e.ended)
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case next := <-e.queue:
+			e.emit(next)
+		}
+	}
+}
+
+// wait returns when run has, or when ctx ends: a subscriber may hang.
+func (e *events) wait(ctx context.Context) {
+	select {
+	case <-e.ended:
+	case <-ctx.Done():
+		e.log.Warn("a subscriber of events does not return")
+	}
+}
+
+// emit calls the subscribers. One that panics must not end the gateway.
+func (e *events) emit(next event) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			e.log.Error("panic in a subscriber of events", zap.String("event", next.name), zap.Any("panic", cause))
+		}
+	}()
+	to := e.emitter.Load()
+	if to == nil || to.ctx.Err() != nil {
+		eventsDroppedTotal.Inc()
+		return
+	}
+	to.app.Emit(to.ctx, next.name, next.data)
+}
+
+// wanted tells whether anybody would notice an event.
+func (e *events) wanted(name string) bool {
+	to := e.emitter.Load()
+	return to != nil && to.app.ShouldEmit(name)
+}
+
+// offer queues an event, unless too many wait.
+func (e *events) offer(name string, data map[string]any) bool {
+	select {
+	case e.queue <- event{name, data}:
+		return true
+	default:
+		eventsDroppedTotal.Inc()
+		return false
+	}
+}
+
+// limitReached tells of a refusal for a limit: once in a calendar minute for
+// each key and limit, since a client that is refused may try again at once.
+func (e *events) limitReached(c *call, refused *refusal) {
+	if c.key == nil || !refused.isLimit() || !e.wanted(eventLimitReached) {
+		return
+	}
+	id := "limit_reached:" + c.key.ID + ":" + refused.text
+	if !c.engine.rates.take(id, 1, c.engine.now()).allowed {
+		return
+	}
+	data := map[string]any{
+		"organization_id": c.row.OrganizationID,
+		"key_id":          c.row.KeyID,
+		"key_name":        c.row.KeyName,
+		"project":         c.row.Project,
+		"limit":           refused.text,
+	}
+	if start := c.periodOf(refused); !start.IsZero() {
+		data["period_start"] = formatTime(start)
+	}
+	e.offer(eventLimitReached, data)
+}
+
+// periodOf is the start of the period whose spend has reached a limit; zero
+// for limits that have none.
+func (c *call) periodOf(refused *refusal) time.Time {
+	kind := billing.Budget
+	switch refused.text {
+	case refuseSpend.text:
+		kind = billing.KeySpend
+	case refuseBudget.text:
+	default:
+		return time.Time{}
+	}
+	for _, a := range c.allowances() {
+		if a.Kind == kind && a.Period != billing.Never {
+			return a.Start
+		}
+	}
+	return time.Time{}
+}
+
+// softScope is whose spend a soft threshold is for.
+type softScope struct {
+	organizationID string
+	kind           string // "organization", "project" or "key"
+	id             string
+}
+
+// softBudget is a soft threshold that spend has reached.
+type softBudget struct {
+	softScope
+	period           billing.Period
+	start            time.Time
+	spent, threshold billing.Money
+}
+
+// softMark is the last period and threshold that was told.
+type softMark struct {
+	start     time.Time
+	threshold billing.Money
+}
+
+// budgetSoft tells that spend has reached a soft threshold: once for each
+// period and threshold, however often it is called.
+func (e *events) budgetSoft(b softBudget) {
+	if !e.wanted(eventBudgetSoft) {
+		return
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	last, told := e.soft[b.softScope]
+	// A request of the period before may be the last to get here.
+	if told && (b.start.Before(last.start) || b.start.Equal(last.start) && b.threshold == last.threshold) {
+		return
+	}
+	data := map[string]any{
+		"organization_id": b.organizationID,
+		"kind":            b.kind,
+		"id":              b.id,
+		"period":          string(b.period),
+		"spent_nanos":     int64(b.spent),
+		"threshold_nanos": int64(b.threshold),
+	}
+	if b.period != billing.Never {
+		data["period_start"] = formatTime(b.start)
+	}
+	if e.offer(eventBudgetSoft, data) {
+		e.soft[b.softScope] = softMark{b.start, b.threshold}
+	}
+}
+
+// breakerOpen tells that a provider is not asked until retryAt.
+func (e *events) breakerOpen(provider, reason string, retryAt time.Time) {
+	if !e.wanted(eventBreakerOpen) {
+		return
+	}
+	e.offer(eventBreakerOpen, map[string]any{
+		"provider": provider,
+		"reason":   reason,
+		"retry_at": formatTime(retryAt),
+	})
+}
+
+// lowBalance tells that an organization's credits are below the threshold.
+func (e *events) lowBalance(org string, balance, threshold metering.Money) bool {
+	return e.offer(eventLowBalance, map[string]any{
+		"organization_id": org,
+		"balance_nanos":   int64(balance),
+		"threshold_nanos": int64(threshold),
+	})
+}
+
+func formatTime(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// Interface guard
+var _ caddyevents.Handler = (*emitter)(nil)
