@@ -134,9 +134,9 @@ func (b *quotaBook) drawn() int {
 
 // limiters are nodes that share quotas.
 type limiters struct {
-	store  billing.Quotas
-	nodes  []*billing.Limiter
-	failed func(error)
+	store billing.Quotas
+	nodes []*billing.Limiter
+	now   func() time.Time // nil is the time
 }
 
 // startLimiters starts nodes which end with the test, or when closed.
@@ -150,6 +150,7 @@ func startLimiters(t *testing.T, store billing.Quotas, n int) *limiters {
 
 func (c *limiters) start(node string, nodes int) *billing.Limiter {
 	return billing.NewLimiter(c.store, node, billing.LimiterOptions{
+		Now:   c.now,
 		Nodes: func() int { return nodes },
 		TTL:   func() time.Duration { return time.Minute },
 	})
