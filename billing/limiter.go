@@ -22,7 +22,7 @@ type LimiterOptions struct {
 	// requests out of KeyConcurrency that it was granted: after its lease TTL
 	// others may have been given that. 0 or less is for ever, the default.
 	TTL func() time.Duration
-	// Nodes tells how many there are. Default: 1.
+	// Nodes tells how many there are, or 0 if that is not known yet. Default: 1.
 	Nodes func() int
 	// Failed hears of draws that failed. They are tried again.
 	Failed func(error)
@@ -95,14 +95,26 @@ func (l *Limiter) Close(ctx context.Context) error {
 type QuotaClaim struct {
 	// Quota without its Start.
 	Quota Quota
-	// Limit of the quota, and Amount that the request wants of it.
-	Limit, Amount int64
+	// Limit of the quota, and Amount that the request wants of it. 0 takes
+	// nothing, and is never refused. Where Amount is a guess, Least is what is
+	// enough if there is no more: Take sets Amount to what it has taken. 0
+	// stands for Amount.
+	Limit, Amount, Least int64
 	// Remaining is what is left of the limit, as far as the node knows, and
 	// Reset when the minute ends. Take and Look fill them in.
 	Remaining int64
 	Reset     time.Time
 
 	window *window // that it was taken in
+}
+
+func (c *QuotaClaim) amount() int64 { return c.Amount }
+
+func (c *QuotaClaim) least() int64 {
+	if c.Least == 0 {
+		return c.Amount
+	}
+	return min(c.Least, c.Amount)
 }
 
 // Take takes all claims or none. It returns the index of the first claim that
@@ -115,7 +127,7 @@ type QuotaClaim struct {
 func (l *Limiter) Take(ctx context.Context, claims []QuotaClaim) (short int, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if short = l.take(claims); short < 0 {
+	if short = l.take(claims, (*QuotaClaim).amount); short < 0 {
 		return short, nil
 	}
 	return l.wait(ctx, claims)
@@ -152,9 +164,9 @@ func (c *QuotaClaim) fill(w *window) {
 	c.Reset = w.start.Add(time.Minute)
 }
 
-// take takes all claims from memory or none, and returns the first that is
-// short. The caller holds mu.
-func (l *Limiter) take(claims []QuotaClaim) (short int) {
+// take takes all claims from memory, if there is enough for each, or none, and
+// returns the first that is short. The caller holds mu.
+func (l *Limiter) take(claims []QuotaClaim, enough func(*QuotaClaim) int64) (short int) {
 	now := l.options.Now()
 	short = -1
 	for i := range claims {
@@ -162,13 +174,16 @@ func (l *Limiter) take(claims []QuotaClaim) (short int) {
 		c.window = l.counter(c.Quota).current(now)
 		c.window.counter.limit(c.Limit)
 		l.lapse(c.window)
-		if short < 0 && c.window.free() < c.Amount {
+		if short < 0 && c.Amount > 0 && c.window.free() < enough(c) {
 			short = i
 		}
 	}
 	for i := range claims {
 		c := &claims[i]
 		if short < 0 {
+			if c.Amount > 0 {
+				c.Amount = min(c.Amount, c.window.free())
+			}
 			c.window.use(c.Amount)
 			if c.window.low() {
 				l.attend(c.window.counter)
@@ -207,20 +222,26 @@ func (l *Limiter) wait(ctx context.Context, claims []QuotaClaim) (short int, err
 	patience := time.NewTimer(DefaultPatience)
 	defer patience.Stop()
 	for {
-		if short = l.take(claims); short < 0 {
+		if short = l.take(claims, (*QuotaClaim).amount); short < 0 {
 			return short, nil
 		}
-		c := &claims[short]
-		if l.refuses(c, since, time.Since(began)) {
-			if c.Amount == 1 {
-				c.Remaining = 0 // what others have, and keep, is not for this client
-			}
-			return short, nil
+		if l.refuses(&claims[short], since, time.Since(began)) {
+			return l.takeLeast(claims), nil
 		}
 		if err := l.await(ctx, claims, patience.C); err != nil {
 			return short, err
 		}
 	}
+}
+
+// takeLeast takes what is enough of each claim, if that is there. The caller
+// holds mu.
+func (l *Limiter) takeLeast(claims []QuotaClaim) (short int) {
+	short = l.take(claims, (*QuotaClaim).least)
+	if short >= 0 && claims[short].Amount == 1 {
+		claims[short].Remaining = 0 // what others have, and keep, is not for this client
+	}
+	return short
 }
 
 // await waits for the end of a round of draws that knows of the claims.
@@ -229,7 +250,7 @@ func (l *Limiter) await(ctx context.Context, claims []QuotaClaim, patience <-cha
 	windows := needed[:0]
 	for i := range claims {
 		windows = append(windows, claims[i].window)
-		claims[i].window.need(claims[i].Amount)
+		claims[i].window.need(claims[i].Amount, claims[i].least())
 		l.attend(claims[i].window.counter)
 	}
 	l.waiting++

@@ -270,6 +270,21 @@ func TestTokensAreCorrectedInTheirMinute(t *testing.T) {
 	})
 }
 
+// A guess is content with what is left, if that is enough.
+func TestAGuessTakesWhatIsLeft(t *testing.T) {
+	t.Parallel()
+	simulate(t, 1, func(t *testing.T, c *limiters, _ *quotaBook) {
+		for i, want := range []int64{700, 300, 0} {
+			guess := claimOf(billing.KeyTPM, "key", 1000, 700)
+			guess.Least = 200
+			claim, ok := takeOne(t, c.nodes[0], guess)
+			if ok != (want > 0) || ok && claim.Amount != want {
+				t.Errorf("guess %d: passed %t with %d, want %d", i, ok, claim.Amount, want)
+			}
+		}
+	})
+}
+
 // restAfter is how long nodes refuse by what they know.
 const restAfter = 150 * time.Millisecond
 

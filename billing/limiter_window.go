@@ -157,9 +157,9 @@ func (w *window) use(amount int64) {
 }
 
 // need counts a request that waits.
-func (w *window) need(amount int64) {
-	if w.needed == 0 || amount < w.least {
-		w.least = amount
+func (w *window) need(amount, least int64) {
+	if w.needed == 0 || least < w.least {
+		w.least = least
 	}
 	w.needed += amount
 	w.fresh = true

@@ -61,6 +61,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil
 	}
 	defer c.engine.release()
+	defer c.endQuotas()
 	if refused := c.serve(); refused != nil {
 		c.refuse(refused)
 	}
@@ -142,11 +143,6 @@ func (c *call) unpricedHelp() string {
 	}
 }
 
-// maxRefusedRows is how many refused requests of a key have audit rows in a
-// calendar minute. A client that cannot stop trying must not fill the disk;
-// the metric counts all.
-const maxRefusedRows = 60
-
 // refuse answers the client with an error of the gateway's own. Refusals of
 // requests with a valid key have an audit row, too, within bounds.
 func (c *call) refuse(refused *refusal) {
@@ -161,9 +157,12 @@ func (c *call) refuse(refused *refusal) {
 	if c.key != nil && c.row.Error == "" {
 		c.row.Error = refused.text
 		c.row.Latency = c.elapsed()
-		if c.engine.rates.take("refused:"+c.key.ID, maxRefusedRows, c.engine.now()).allowed {
+		if c.engine.refused.take(c.key.ID, c.engine.now()) {
 			c.engine.record(&c.row)
 		}
+	}
+	if c.key != nil && !c.rated {
+		c.lookAtRates()
 	}
 	refused.write(c.w, c.errorProtocol())
 }
