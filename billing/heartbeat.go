@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 )
 
@@ -34,6 +35,7 @@ type Heartbeats struct {
 
 	seen map[string]sighting
 	last time.Time // when the last heartbeat that arrived was sent
+	live atomic.Int64
 }
 
 // sighting is the last heartbeat that was seen of another node, and when it
@@ -75,6 +77,7 @@ func (h *Heartbeats) Send(ctx context.Context) error {
 		return fmt.Errorf("heartbeat: %w", err)
 	}
 	h.Authorizer.Beat(sent, own.LeaseTTL, expired)
+	h.count(nodes)
 	unseen := sent.Sub(h.last)
 	h.last = sent
 	for _, n := range nodes {
@@ -90,6 +93,20 @@ func (h *Heartbeats) Send(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Live returns how many nodes there are, as of the last heartbeat; 0 before
+// the first.
+func (h *Heartbeats) Live() int { return int(h.live.Load()) }
+
+func (h *Heartbeats) count(nodes []Node) {
+	var live int64
+	for _, n := range nodes {
+		if !n.Expired {
+			live++
+		}
+	}
+	h.live.Store(live)
 }
 
 // retire stops a node that was replaced from spending, and returns what it had

@@ -13,6 +13,7 @@ type Store interface {
 	Organizations
 	Keys
 	Leases
+	Quotas
 	Nodes
 	Ledger
 	Reports

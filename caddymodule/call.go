@@ -39,10 +39,12 @@ type call struct {
 	body     []byte // nil if the body is streamed
 	streamed bool   // the body goes to the provider as it comes
 
-	rule     *metering.Rule // nil if the request is free or has no price
-	unpriced bool           // it has no price, and goes on by policy
-	hold     *billing.Hold  // nil before it is authorized and after it is settled
-	held     billing.Money  // what it reserves or reserved
+	rule     *metering.Rule       // nil if the request is free or has no price
+	unpriced bool                 // it has no price, and goes on by policy
+	quotas   []billing.QuotaClaim // taken of limits on requests and tokens
+	rated    bool                 // the answer says what is left of them
+	hold     *billing.Hold        // nil before it is authorized and after it is settled
+	held     billing.Money        // what it reserves or reserved
 	response response
 	coverage coverage // of a stream by its hold
 	abort    bool     // the client's connection is to be broken off
@@ -161,7 +163,6 @@ func (c *call) authenticate() *refusal {
 	}
 	c.key = key
 	c.row.OrganizationID, c.row.KeyID, c.row.KeyName = key.OrganizationID, key.ID, key.Name
-	c.showRate()
 	switch status := key.Status(c.row.At); {
 	case status == billing.KeyRevoked:
 		return &refuseRevokedKey
@@ -226,29 +227,6 @@ func (c *call) allow() *refusal {
 		return &refuseModel
 	}
 	return nil
-}
-
-// showRate tells the client where it stands, also if the request is refused
-// before it is counted.
-func (c *call) showRate() {
-	if c.key.RateLimitRPM > 0 {
-		c.engine.rates.look(c.key.ID, c.key.RateLimitRPM, c.row.At).show(c.w.Header())
-	}
-}
-
-// takeRate counts the request against the key's requests per minute.
-func (c *call) takeRate() *refusal {
-	if c.key.RateLimitRPM == 0 {
-		return nil
-	}
-	taken := c.engine.rates.take(c.key.ID, c.key.RateLimitRPM, c.row.At)
-	taken.show(c.w.Header())
-	if taken.allowed {
-		return nil
-	}
-	refused := refuseRate
-	refused.retryAfter = taken.reset.Sub(c.row.At)
-	return &refused
 }
 
 // splitProvider cuts "/openai/v1/models" into "openai" and "/v1/models".

@@ -27,9 +27,6 @@ var engines = caddy.NewUsagePool()
 const (
 	// keysPoll bounds how long another node's change of a key goes unseen.
 	keysPoll = 500 * time.Millisecond
-	// ratesSweep is how often windows of requests per minute that have ended
-	// are forgotten.
-	ratesSweep = 5 * time.Second
 	// openTimeout bounds how long a start waits for a store that does not
 	// answer: it may be starting, too.
 	openTimeout = 45 * time.Second
@@ -57,7 +54,8 @@ type engine struct {
 	leaseTTL   atomic.Int64 // a time.Duration, as is the next
 	leaseAhead atomic.Int64
 	keys       *keyCache
-	rates      *rateWindows
+	limiter    *billing.Limiter
+	refused    perMinute // audit rows of refused requests, by key
 	verifier   *verifier
 	events     *events
 	balances   *balances
@@ -109,7 +107,6 @@ func loadEngine(config engineConfig) (*engine, error) {
 			outageLog:  perAttempt(log),
 			opened:     make(chan struct{}),
 			idle:       make(chan struct{}, 1),
-			rates:      newRateWindows(),
 			verifier:   newVerifier(),
 			events:     newEvents(log),
 			balances:   newBalances(),
@@ -210,11 +207,18 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 		Store: store, Authorizer: e.authorizer,
 		Node: e.status, Expired: e.nodeExpired, Failed: e.heartbeatFailed,
 	}
+	e.limiter = billing.NewLimiter(store, e.node.Holder(), billing.LimiterOptions{
+		Sole:   e.config.storage.Driver != driverPostgres,
+		Now:    func() time.Time { return e.now() },
+		Ahead:  func() time.Duration { return time.Duration(e.leaseAhead.Load()) },
+		TTL:    func() time.Duration { return time.Duration(e.leaseTTL.Load()) },
+		Nodes:  e.heartbeats.Live,
+		Failed: e.quotasFailed,
+	})
 	background, stop := context.WithCancel(context.Background())
 	e.stop = stop
 	e.tasks.Go(func() { e.watchKeys(background) })
 	e.verifier.nodeLeases = e.authorizer.CheckLeases
-	e.tasks.Go(func() { e.sweepRates(background) })
 	e.tasks.Go(func() { e.heartbeats.Run(background) })
 	e.tasks.Go(func() { e.watchBooks(background) })
 	e.tasks.Go(func() { e.watchBalances(background) })
@@ -302,6 +306,9 @@ func (e *engine) Destruct() error {
 	e.tasks.Wait()
 	e.events.wait(ctx)
 	e.authorizer.Close()
+	if err := e.limiter.Close(ctx); err != nil {
+		e.log.Warn("what limits have left in this minute is lost", zap.Error(err))
+	}
 	if err := e.poster.Close(ctx); err != nil {
 		e.log.Warn("closing with unposted settlements; the journal keeps them", zap.Int("settlements", e.poster.Pending()))
 	} else if e.requests.Load() > 0 {
@@ -330,19 +337,6 @@ func (e *engine) watchKeys(ctx context.Context) {
 		if err != nil && ctx.Err() == nil {
 			e.outageLog.Warn("cannot follow changes of keys; cached ones stay in use", zap.Error(err))
 		}
-	}
-}
-
-func (e *engine) sweepRates(ctx context.Context) {
-	tick := time.NewTicker(ratesSweep)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		e.rates.sweep(e.now())
 	}
 }
 

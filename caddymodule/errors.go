@@ -55,7 +55,10 @@ var (
 	refuseLargeBody   = refusal{status: http.StatusRequestEntityTooLarge, text: "request body too large"}
 	refuseUnpriced    = refusal{status: http.StatusBadRequest, text: "model not priced"}
 
-	refuseRate = refusal{status: http.StatusTooManyRequests, text: "rate_limited"}
+	refuseRate             = refusal{status: http.StatusTooManyRequests, text: "rate_limited"}
+	refuseOrganizationRate = refusal{status: http.StatusTooManyRequests, text: "organization_rate_limited"}
+	refuseTokenRate        = refusal{status: http.StatusTooManyRequests, text: "token_rate_limited"}
+	refuseConcurrency      = refusal{status: http.StatusTooManyRequests, text: "concurrency_limited", retryAfter: time.Second}
 
 	refuseSpend   = refusal{status: http.StatusForbidden, text: "spend_exceeded"}
 	refuseCredits = refusal{status: http.StatusForbidden, text: "insufficient_credits"}

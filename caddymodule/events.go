@@ -39,6 +39,8 @@ type events struct {
 	emitter atomic.Pointer[emitter] // of the configuration in force; nil before the first
 	ended   chan struct{}           // closed when run has returned
 
+	told perMinute // limits that were reached, by key and limit
+
 	mu   sync.Mutex
 	soft map[softScope]softMark
 }
@@ -145,8 +147,7 @@ func (e *events) limitReached(c *call, refused *refusal) {
 	if c.key == nil || !refused.isLimit() || !e.wanted(eventLimitReached) {
 		return
 	}
-	id := "limit_reached:" + c.key.ID + ":" + refused.text
-	if !c.engine.rates.take(id, 1, c.engine.now()).allowed {
+	if !e.told.take(c.key.ID+":"+refused.text, 1, c.engine.now()) {
 		return
 	}
 	data := map[string]any{

@@ -157,7 +157,7 @@ func TestLimitReachedIsToldOnceAMinuteForEachKeyAndLimit(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 23, 12, 0, 30, 0, time.UTC)
 	e := &engine{
-		events: subscribed(t, handlerFunc(func(caddy.Event) {})), rates: newRateWindows(),
+		events: subscribed(t, handlerFunc(func(caddy.Event) {})),
 		now: func() time.Time { return now },
 	}
 	refuse := func(key string, refused refusal) {

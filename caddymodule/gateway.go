@@ -63,6 +63,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return nil
 	}
 	defer c.engine.release()
+	defer c.endQuotas()
 	if refused := c.serve(); refused != nil {
 		c.refuse(refused)
 	}
@@ -144,11 +145,6 @@ func (c *call) unpricedHelp() string {
 	}
 }
 
-// maxRefusedRows is how many refused requests of a key have audit rows in a
-// calendar minute. A client that cannot stop trying must not fill the disk;
-// the metric counts all.
-const maxRefusedRows = 60
-
 // refuse answers the client with an error of the gateway's own. Refusals of
 // requests with a valid key have an audit row, too, within bounds.
 func (c *call) refuse(refused *refusal) {
@@ -164,9 +160,12 @@ func (c *call) refuse(refused *refusal) {
 	c.engine.events.limitReached(c, refused)
 	if c.row.Error == "" { // else it was sent, and is settled
 		c.row.Error, c.row.Latency = refused.text, c.elapsed()
-		if c.key != nil && c.engine.rates.take("refused:"+c.key.ID, maxRefusedRows, c.engine.now()).allowed {
+		if c.key != nil && c.engine.refused.take(c.key.ID, maxRefusedRows, c.engine.now()) {
 			c.engine.record(&c.row)
 		}
+	}
+	if c.key != nil && !c.rated {
+		c.lookAtRates()
 	}
 	refused.write(c.w, c.errorProtocol())
 }

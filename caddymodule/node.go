@@ -56,3 +56,7 @@ func (e *engine) heartbeatFailed(err error) {
 func (e *engine) leasesFailed(err error) {
 	e.outageLog.Warn("cannot change leases in the store; will try again", zap.Error(err))
 }
+
+func (e *engine) quotasFailed(err error) {
+	e.outageLog.Warn("cannot draw quotas from the store; will try again", zap.Error(err))
+}

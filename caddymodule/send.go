@@ -183,10 +183,14 @@ const providerRequestID = "X-Provider-Request-Id"
 // own are response headers that tell of the gateway where it has set them,
 // and else of the provider.
 var own = map[string]bool{
-	"X-Ratelimit-Limit":     true,
-	"X-Ratelimit-Remaining": true,
-	"X-Ratelimit-Reset":     true,
-	"X-Budget-Warning":      true,
+	"X-Ratelimit-Limit":            true,
+	"X-Ratelimit-Remaining":        true,
+	"X-Ratelimit-Reset":            true,
+	"X-Ratelimit-Org-Limit":        true,
+	"X-Ratelimit-Org-Remaining":    true,
+	"X-Ratelimit-Tokens-Limit":     true,
+	"X-Ratelimit-Tokens-Remaining": true,
+	"X-Budget-Warning":             true,
 }
 
 // ownPrefix starts the names of headers that only ever tell of the gateway.

@@ -39,6 +39,7 @@ func Run(t *testing.T, open func(t *testing.T) billing.Store) {
 		{"Organizations", testOrganizations},
 		{"Keys", testKeys},
 		{"Leases", testLeases},
+		{"Quotas", testQuotas},
 		{"Nodes", testNodes},
 		{"Post", testPost},
 		{"Append", testAppend},

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
 )
 
 const (
@@ -57,6 +58,9 @@ func (s *Store) Join(ctx context.Context, n billing.Node) error {
 		if _, err := tx.Exec(ctx, putNode, nodeArgs(n)...); err != nil {
 			return err
 		}
+		if err := returnQuotas(ctx, tx, n.ID, n.StartedAt); err != nil {
+			return err
+		}
 		return returnAll(ctx, tx, n.ID)
 	})
 	if err != nil {
@@ -99,6 +103,9 @@ func (s *Store) Expire(ctx context.Context, id string, beats int64) (bool, error
 		if done = err == nil && tag.RowsAffected() > 0; !done {
 			return err
 		}
+		if err := returnQuotas(ctx, tx, id, books.Always.To); err != nil {
+			return err
+		}
 		return returnAll(ctx, tx, id)
 	})
 	if err != nil {
@@ -113,6 +120,9 @@ func (s *Store) Leave(ctx context.Context, n billing.Node) error {
 		tag, err := tx.Exec(ctx, deleteNode, n.ID, n.Incarnation)
 		if err != nil || tag.RowsAffected() == 0 {
 			return err // the leases are those of another process now
+		}
+		if err := returnQuotas(ctx, tx, n.ID, books.Always.To); err != nil {
+			return err
 		}
 		return returnAll(ctx, tx, n.ID)
 	})
@@ -170,28 +180,36 @@ func (s *Store) Ask(ctx context.Context, node string, ids []billing.Allowance) e
 
 // Listen implements billing.Leases. It has a connection of its own.
 func (s *Store) Listen(ctx context.Context, node string, asked func([]billing.Allowance)) error {
+	return s.listenTo(ctx, listen, func(payload string) {
+		var a asking
+		if json.Unmarshal([]byte(payload), &a) == nil && a.Node != node {
+			for i := range a.For {
+				a.For[i].Start = a.For[i].Start.UTC()
+			}
+			asked(a.For)
+		}
+	})
+}
+
+// listenTo hears what is sent on the channel of a LISTEN statement, on a
+// connection of its own, until ctx ends.
+func (s *Store) listenTo(ctx context.Context, statement string, heard func(payload string)) error {
 	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
 	if err != nil {
 		return fmt.Errorf("listen: %w", oneLine{err})
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	if _, err := conn.Exec(ctx, listen); err != nil {
+	if _, err := conn.Exec(ctx, statement); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
 	for {
-		heard, err := conn.WaitForNotification(ctx)
+		n, err := conn.WaitForNotification(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("listen: %w", err)
 		}
-		var a asking
-		if json.Unmarshal([]byte(heard.Payload), &a) == nil && a.Node != node {
-			for i := range a.For {
-				a.For[i].Start = a.For[i].Start.UTC()
-			}
-			asked(a.For)
-		}
+		heard(n.Payload)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
 )
 
 const (
@@ -44,6 +45,9 @@ func nodeArgs(n billing.Node) []any {
 func (s *Store) Join(ctx context.Context, n billing.Node) error {
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, putNode, nodeArgs(n)...); err != nil {
+			return err
+		}
+		if err := returnQuotas(ctx, tx, n.ID, n.StartedAt); err != nil {
 			return err
 		}
 		return returnAll(ctx, tx, n.ID)
@@ -83,6 +87,9 @@ func (s *Store) Expire(ctx context.Context, id string, beats int64) (done bool, 
 		if err != nil || !done {
 			return err
 		}
+		if err := returnQuotas(ctx, tx, id, books.Always.To); err != nil {
+			return err
+		}
 		return returnAll(ctx, tx, id)
 	})
 	if err != nil {
@@ -97,6 +104,9 @@ func (s *Store) Leave(ctx context.Context, n billing.Node) error {
 		done, err := changed(tx.ExecContext(ctx, deleteNode, n.ID, n.Incarnation))
 		if err != nil || !done {
 			return err // the leases are those of another process now
+		}
+		if err := returnQuotas(ctx, tx, n.ID, books.Always.To); err != nil {
+			return err
 		}
 		return returnAll(ctx, tx, n.ID)
 	})
