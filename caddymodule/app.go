@@ -63,6 +63,10 @@ type App struct {
 	// Providers by name. A request to /<name>/... goes to that provider.
 	Providers map[string]*Provider `json:"providers,omitempty"`
 
+	// Patience is how often and how long providers are tried that have no such
+	// options of their own.
+	Patience
+
 	// MaxBody is the largest request body in bytes, other than of uploads,
 	// which are streamed. Default: 33554432 (32 MiB).
 	MaxBody int64 `json:"max_body,omitempty"`
@@ -239,11 +243,11 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 	}
 	for name, p := range a.Providers {
-		if err := p.provision(ctx, name); err != nil {
+		if err := p.provision(ctx, name, a.Patience); err != nil {
 			return fmt.Errorf("provider %s: %w", name, err)
 		}
 		if !p.configured() {
-			a.log.Warn("provider has no api_key: requests for it are refused", zap.String("provider", name))
+			a.log.Warn("provider has no credential: requests for it are refused", zap.String("provider", name))
 		}
 	}
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
@@ -262,6 +266,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.engine, a.engineConfig = engine, &config
+	for _, p := range a.Providers {
+		p.connect(engine.upstreams)
+	}
 	return nil
 }
 
@@ -288,6 +295,7 @@ func (a *App) setDefaults() {
 	if a.MaxBody == 0 {
 		a.MaxBody = 32 << 20
 	}
+	a.Patience.inherit(defaultPatience())
 	if a.LeaseAhead == 0 {
 		a.LeaseAhead = caddy.Duration(billing.DefaultLeaseAhead)
 	}
@@ -329,6 +337,9 @@ func (a *App) Validate() error {
 	}
 	if a.Billing != nil && a.Billing.Mode != billingDevelopment && a.Billing.Mode != billingStripe {
 		return fmt.Errorf("unknown billing mode %q: use development or stripe", a.Billing.Mode)
+	}
+	if err := a.Patience.validate(); err != nil {
+		return err
 	}
 	if a.LeaseTTL > 0 && a.LeaseTTL < caddy.Duration(minLeaseTTL) {
 		return fmt.Errorf("lease_ttl must be at least %s, five heartbeats", minLeaseTTL)

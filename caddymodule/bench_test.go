@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/journal"
+	"github.com/caddy-llm-gateway/gateway/internal/upstream"
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
 
@@ -89,7 +90,8 @@ func benchHandler(b *testing.B, transport http.RoundTripper) (*Handler, string) 
 	}
 	app := &App{
 		Providers: map[string]*Provider{"openai": {
-			Protocol: metering.OpenAI, APIKey: "secret", name: "openai", base: base,
+			Protocol: metering.OpenAI, name: "openai", base: base, Patience: defaultPatience(),
+			secrets:   []upstream.Credential{{Label: defaultCredential, Secret: "secret", Weight: 1}},
 			transport: transport, metrics: newRequestMetrics("openai"),
 		}},
 		log: zap.NewNop(),
@@ -107,6 +109,7 @@ func benchHandler(b *testing.B, transport http.RoundTripper) (*Handler, string) 
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { engines.Delete(config) })
+	app.Providers["openai"].connect(app.engine.upstreams)
 	if err := app.engine.open(b.Context()); err != nil {
 		b.Fatal(err)
 	}

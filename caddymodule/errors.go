@@ -61,8 +61,9 @@ var (
 	refuseCredits = refusal{status: http.StatusForbidden, text: "insufficient_credits"}
 	refuseBudget  = refusal{status: http.StatusForbidden, text: "budget_exceeded"}
 
-	refuseUpstream = refusal{status: http.StatusBadGateway, text: "upstream request failed"}
-	refuseLedger   = refusal{status: http.StatusServiceUnavailable, text: "ledger unavailable", retryAfter: time.Second}
+	refuseUpstream    = refusal{status: http.StatusBadGateway, text: "upstream request failed"}
+	refuseUnavailable = refusal{status: http.StatusServiceUnavailable, text: "provider temporarily unavailable"}
+	refuseLedger      = refusal{status: http.StatusServiceUnavailable, text: "ledger unavailable", retryAfter: time.Second}
 )
 
 // refuseSpending turns an authorizer's error into the answer for it.

@@ -85,12 +85,11 @@ func (c *call) serve() *refusal {
 		}
 	}
 	defer c.settle()
-	res, refused := c.send()
-	defer c.response.upstream.stop()
-	if refused != nil {
+	defer c.closeUpstream()
+	if refused := c.send(); refused != nil {
 		return refused
 	}
-	c.relay(res)
+	c.relay()
 	return nil
 }
 
