@@ -63,6 +63,11 @@ type App struct {
 	// Providers by name. A request to /<name>/... goes to that provider.
 	Providers map[string]*Provider `json:"providers,omitempty"`
 
+	// Routes are names that POST /v1/chat/completions takes for a model, each
+	// with the targets that are asked in this order: "<provider>/<model>". A
+	// name has lower-case letters, digits, ., - and _.
+	Routes map[string][]string `json:"routes,omitempty"`
+
 	// Patience is how often and how long providers are tried that have no such
 	// options of their own.
 	Patience
@@ -111,6 +116,7 @@ type App struct {
 	log          *zap.Logger
 	requestLog   *zap.Logger // for what each request may have to say
 	replaced     *App        // the one before, should this one fail to start
+	routeTargets []routeTarget
 }
 
 // running is the app of the configuration that is in force. Modules that
@@ -249,6 +255,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		if !p.configured() {
 			a.log.Warn("provider has no credential: requests for it are refused", zap.String("provider", name))
 		}
+	}
+	if err := a.validateRoutes(); err != nil {
+		return err
 	}
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("register metrics: %w", err)

@@ -29,6 +29,8 @@ type attempt struct {
 	cancel     context.CancelCauseFunc
 	client     <-chan struct{} // closed when the client has left
 	unwatch    func() bool
+	target     int         // of the call's
+	provider   *Provider   // of the target: the call may turn to another
 	sent       atomic.Bool // the transport has begun to send the body
 	pass       upstream.Pass
 	credential upstream.Use
@@ -57,7 +59,7 @@ type attempt struct {
 
 func (c *call) newAttempt(pass upstream.Pass) *attempt {
 	a := &attempt{
-		call: c, pass: pass, credential: c.provider.credentials.Pick(),
+		call: c, target: c.targets.at, provider: c.provider, pass: pass, credential: c.provider.credentials.Pick(),
 		began: c.elapsed(), client: c.r.Context().Done(),
 	}
 	// Placeholders in the transport's options must not reach the variables of
@@ -75,7 +77,7 @@ func (c *call) newAttempt(pass upstream.Pass) *attempt {
 // stream, for the whole of what is metered as a whole, and for the status of
 // an error.
 func (a *attempt) open() {
-	answer, err := a.call.provider.transport.RoundTrip(a.request())
+	answer, err := a.provider.transport.RoundTrip(a.request())
 	if err != nil {
 		a.fail(err)
 		return
@@ -91,7 +93,7 @@ func (a *attempt) open() {
 		err = a.body.await()
 		a.ttfb = a.call.elapsed()
 	}
-	a.watchdog.patience(time.Duration(a.call.provider.IdleTimeout))
+	a.watchdog.patience(time.Duration(a.provider.IdleTimeout))
 	if a.succeeded() && a.call.endpoint.Billing == metering.Metered && (err == nil || a.gone()) {
 		err = cmp.Or(err, a.frame())
 	}

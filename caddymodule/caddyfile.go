@@ -78,6 +78,9 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	        input_audio|input_image|cache_read_audio|output_audio|output_image <USD per million tokens>
 //	        web_search_per_1k <USD>
 //	    }
+//	    route <name> {
+//	        <provider>/<model>
+//	    }
 //	    retries <number>
 //	    connect_timeout|first_byte_timeout|idle_timeout|total_timeout <duration>
 //	    error_format gateway|provider
@@ -108,7 +111,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	return nil
+	return a.checkRouteTargets()
 }
 
 var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
@@ -120,6 +123,7 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 	"billing":            (*App).parseBilling,
 	"provider":           (*App).parseProvider,
 	"price":              (*App).parsePrice,
+	"route":              (*App).parseRoute,
 	"max_body":           (*App).parseMaxBody,
 	"error_format":       (*App).parseErrorFormat,
 	"retries":            (*App).parsePatience,
@@ -142,7 +146,7 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 	},
 }
 
-var repeatable = map[string]bool{"provider": true, "price": true}
+var repeatable = map[string]bool{"provider": true, "price": true, "route": true}
 
 func (a *App) parseStorage(d *caddyfile.Dispenser) error {
 	a.Storage = new(Storage)

@@ -104,6 +104,13 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 		{"credential twice", "provider openai {\ncredential team x\ncredential team y\n}", "Caddyfile:5", `credential "team" is configured twice`},
 		{"credential beside the api_key", "provider openai {\napi_key x\ncredential default y\n}", "Caddyfile:5", `"default" is configured twice`},
 		{"api_key beside the credential", "provider openai {\ncredential default y\napi_key x\n}", "Caddyfile:5", `"default" is configured twice`},
+		{"route without a target", "route fast {\n}", "Caddyfile:4", `route "fast" has no target`},
+		{"route with a bad name", "route Fast {\nopenai/x\n}", "Caddyfile:3", "lower-case letters"},
+		{"route twice", "provider openai\nroute a {\nopenai/x\n}\nroute a {\nopenai/x\n}", "Caddyfile:7", `route "a" is configured twice`},
+		{"route to nobody", "route a {\nopenai/x\nmistral/y\n}\nprovider openai", "Caddyfile:5", `there is no provider "mistral"`},
+		{"route to no model", "provider openai\nroute a {\nopenai\n}", "Caddyfile:5", "want <provider>/<model>"},
+		{"two targets on one line", "provider openai\nroute a {\nopenai/x openai/y\n}", "Caddyfile:5", "argument"},
+		{"route to another protocol", "provider anthropic\nroute a {\nanthropic/x\n}", "Caddyfile:5", "of the OpenAI protocol"},
 		{"too many retries", "retries 11", "Caddyfile:3", "a number from 0 to 10"},
 		{"bad retries of a provider", "provider openai {\nretries often\n}", "Caddyfile:4", "a number from 0 to 10"},
 		{"retries of a provider twice", "provider openai {\nretries 0\nretries 1\n}", "Caddyfile:5", "retries is given twice"},
@@ -137,6 +144,7 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 func FuzzCaddyfile(f *testing.F) {
 	f.Add("llm_gateway {\nstorage sqlite x\nbilling development {\npackage a 1 1\n}\n}")
 	f.Add("llm_gateway {\nprovider x {\nprotocol openai\nbase_url http://x\ntransport http\n}\nprice x y {\ninput 1\noutput 1\n}\n}")
+	f.Add("llm_gateway {\nprovider openai\nroute fast {\nopenai/a\nopenai/b\n}\n}")
 	f.Add("llm_gateway {\nretries 1\nidle_timeout 2s\nprovider openai {\napi_key x\ncredential b y 3\nretries 0\nconnect_timeout 1s\n}\n}")
 	f.Add("llm_gateway {\nbilling stripe {\nsecret_key x\nwebhook_secret y\nsuccess_url http://x\npackage a 1 1\n}\n}")
 	f.Fuzz(func(t *testing.T, input string) {

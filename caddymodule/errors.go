@@ -52,6 +52,8 @@ var (
 	refuseModel         = refusal{status: http.StatusForbidden, text: "model_not_allowed"}
 
 	refuseInvalidBody = refusal{status: http.StatusBadRequest, text: "invalid request body"}
+	refuseModelFormat = refusal{status: http.StatusBadRequest, text: "model must use provider/model format"}
+	refuseProtocol    = refusal{status: http.StatusBadRequest, text: "provider not supported in unified mode"}
 	refuseLargeBody   = refusal{status: http.StatusRequestEntityTooLarge, text: "request body too large"}
 	refuseUnpriced    = refusal{status: http.StatusBadRequest, text: "model not priced"}
 

@@ -76,7 +76,7 @@ func (c *call) serve() *refusal {
 	for _, step := range [...]func() *refusal{
 		c.authenticate,
 		c.read,
-		c.findPrice,
+		c.priceTargets,
 		c.takeRate,
 		c.authorize,
 	} {

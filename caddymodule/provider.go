@@ -95,9 +95,7 @@ func (p *Provider) provision(ctx caddy.Context, name string, defaults Patience) 
 	if err := checkProviderName(name); err != nil {
 		return err
 	}
-	if p.Protocol == "" {
-		p.Protocol = known[name].protocol
-	}
+	p.Protocol = p.protocol(name)
 	switch p.Protocol {
 	case metering.OpenAI, metering.Anthropic, metering.Gemini:
 	case "":
@@ -187,6 +185,14 @@ func parseBaseURL(text string) (*url.URL, error) {
 	}
 	base.Path, base.RawPath = strings.TrimRight(base.Path, "/"), ""
 	return base, nil
+}
+
+// protocol is the one configured, or that of the known provider of the name.
+func (p *Provider) protocol(name string) metering.Protocol {
+	if p.Protocol == "" {
+		return known[name].protocol
+	}
+	return p.Protocol
 }
 
 // isOriginal tells whether the provider is the one whose API its protocol is,

@@ -11,17 +11,34 @@ import (
 	"github.com/caddy-llm-gateway/gateway/internal/upstream"
 )
 
-// send gets an answer from the provider, whatever its status: that of the
-// first attempt, or of one that follows because those before it failed. All
-// are made under the one hold, and the customer pays for the one that
-// answered. Nothing of an attempt that failed reaches the client, unless it is
-// the last and the provider itself said so.
+// send gets an answer from a provider, whatever its status: that of the first
+// attempt, or of one that follows because those before it failed. All are made
+// under the one hold, and the customer pays for the one that answered. Nothing
+// of an attempt that failed reaches the client, unless it is the last and the
+// provider itself said so.
 func (c *call) send() *refusal {
+	for {
+		wait, next := c.ask()
+		switch {
+		case next:
+			c.aim(c.targets.at + 1)
+		case c.response.upstream == nil:
+			return c.unavailable(wait)
+		default:
+			return c.outcomeOf(c.response.upstream)
+		}
+	}
+}
+
+// ask tries one provider, and again where that makes sense. It returns how long
+// the provider must be left alone, if it is not to be asked at all, and whether
+// to try the next one.
+func (c *call) ask() (wait time.Duration, next bool) {
 	retries := upstream.NewRetries(*c.provider.Retries)
 	for {
 		pass, wait, ok := c.provider.state.Breaker.Allow()
 		if !ok {
-			return c.unavailable(wait)
+			return wait, c.hasNextTarget()
 		}
 		if c.response.upstream != nil {
 			c.response.upstream.discard()
@@ -31,24 +48,25 @@ func (c *call) send() *refusal {
 		c.report(a)
 		pause, again := c.again(a, &retries)
 		if !again {
-			return c.outcomeOf(a)
+			return 0, c.fallsBack(a)
 		}
 		c.app.requestLog.Warn("trying again", zap.String("request_id", c.row.RequestID), zap.String("provider", c.provider.name),
 			zap.String("credential", a.credential.Label), zap.Int("status", a.status()), zap.Duration("pause", pause), zap.Error(a.failure))
 		if !c.pause(pause) {
-			return c.outcomeOf(a)
+			return 0, false
 		}
 	}
 }
 
+// fallsBack tells whether the next target is asked after this attempt.
+func (c *call) fallsBack(a *attempt) bool {
+	return c.hasNextTarget() && !a.gone() && (a.class.Failure() || a.class == upstream.RateLimited)
+}
+
 var errBreakerOpen = errors.New("the provider's circuit breaker is open")
 
-// unavailable is the end of a request whose provider must not be asked, or not
-// again: what it has said last, if anything.
+// unavailable refuses a request whose provider must not be asked.
 func (c *call) unavailable(wait time.Duration) *refusal {
-	if last := c.response.upstream; last != nil {
-		return c.outcomeOf(last)
-	}
 	refused := refuseUnavailable.because(errBreakerOpen)
 	refused.retryAfter = wait
 	c.row.Status, c.row.Error = refused.status, refused.text
@@ -58,6 +76,7 @@ func (c *call) unavailable(wait time.Duration) *refusal {
 // outcomeOf is what the last attempt comes to: nil if there is an answer to
 // relay.
 func (c *call) outcomeOf(a *attempt) *refusal {
+	c.aim(a.target)
 	switch {
 	case a.failure == nil:
 		return nil
@@ -115,6 +134,9 @@ func (c *call) again(a *attempt, retries *upstream.Retries) (pause time.Duration
 		}
 	case upstream.OK, upstream.Rejected, upstream.Abandoned:
 		return 0, false
+	}
+	if c.hasNextTarget() {
+		return 0, false // which is asked at once
 	}
 	pause, again = retries.Next(a.retryAfter)
 	return pause, again && c.elapsed()+pause < time.Duration(c.provider.TotalTimeout)

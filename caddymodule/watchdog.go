@@ -43,7 +43,7 @@ func (w *watchdog) patience(limit time.Duration) {
 
 // rest is how long the request may still take in all.
 func (w *watchdog) rest(now time.Duration) time.Duration {
-	return time.Duration(w.attempt.call.provider.TotalTimeout) - now
+	return time.Duration(w.attempt.provider.TotalTimeout) - now
 }
 
 // waitFrom notes that somebody waits since then, and waitNot that nobody does.
