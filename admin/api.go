@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/caddymodule"
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
 )
@@ -31,6 +32,8 @@ type Gateway interface {
 	OrganizationChanged(org billing.Organization)
 	// Held is the sum of the organization's open holds on this node.
 	Held(org string) billing.Money
+	// Providers tells how this node sees the providers, by name.
+	Providers() []caddymodule.ProviderStatus
 	// Packages are the credit packages for sale, in the order of the
 	// configuration.
 	Packages() []billing.Package
@@ -44,7 +47,7 @@ type Gateway interface {
 
 // nouns are the first path segments under /v1 that belong to this API. The
 // others there, /v1/chat/completions and /v1/models, are proxy routes.
-var nouns = []string{"account", "audit", "billing", "budget", "flush", "keys", "ledger", "nodes", "openapi.json", "usage"}
+var nouns = []string{"account", "audit", "billing", "budget", "flush", "keys", "ledger", "nodes", "openapi.json", "providers", "usage"}
 
 const openAPIPath = "/v1/openapi.json"
 
@@ -69,6 +72,7 @@ func New(g Gateway) http.Handler {
 	a.registerBudget()
 	a.registerLedger()
 	a.registerNodes()
+	a.registerProviders()
 	a.registerOpenAPI()
 	return a
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/sqlite"
+	"github.com/caddy-llm-gateway/gateway/caddymodule"
 	"github.com/pb33f/libopenapi"
 	validator "github.com/pb33f/libopenapi-validator"
 )
@@ -35,6 +36,7 @@ type testGateway struct {
 	packages  []billing.Package
 	purchaser billing.Purchaser
 	held      map[string]billing.Money
+	providers []caddymodule.ProviderStatus
 	flush     func(context.Context) error
 	log       lockedBuffer
 
@@ -50,6 +52,9 @@ func (g *testGateway) Packages() []billing.Package     { return g.packages }
 func (g *testGateway) Purchaser() billing.Purchaser    { return g.purchaser }
 func (g *testGateway) AdminToken() string              { return g.token }
 func (g *testGateway) Logger() *slog.Logger            { return slog.New(slog.NewTextHandler(&g.log, nil)) }
+
+func (g *testGateway) Providers() []caddymodule.ProviderStatus { return g.providers }
+
 func (g *testGateway) Verify(ctx context.Context, o billing.VerifyOptions) (billing.Verification, error) {
 	return g.store.Verify(ctx, o)
 }

@@ -36,8 +36,30 @@ type auditRow struct {
 	UserAgent        string        `json:"user_agent"`
 	UsageSource      string        `json:"usage_source" doc:"Where the counts came from: provider, provider_partial, drained, estimated or none."`
 	PriceRuleID      *string       `json:"price_rule_id" doc:"The rule that priced it; null if none did."`
-	Attempts         int           `json:"attempts"`
+	Attempts         int           `json:"attempts" doc:"How often a provider was asked."`
+	AttemptLog       []attempt     `json:"attempt_log" nullable:"false" doc:"What became of each attempt, in order. The last one answered, if any did."`
 	Changes          []string      `json:"changes" nullable:"false" doc:"Parameters that a translation had to alter."`
+}
+
+// attempt is one try to get an answer from a provider.
+type attempt struct {
+	Provider   string  `json:"provider"`
+	Model      string  `json:"model"`
+	Credential string  `json:"credential" doc:"The label of the one that was used."`
+	Status     *int    `json:"status" doc:"What the provider answered with; null without an answer."`
+	Error      *string `json:"error" doc:"Why there was no answer, or no whole one."`
+	DurationMS int64   `json:"duration_ms"`
+}
+
+func newAttempt(a billing.Attempt) attempt {
+	row := attempt{
+		Provider: a.Provider, Model: a.Model, Credential: a.Credential,
+		Error: orNil(a.Error), DurationMS: a.Duration.Milliseconds(),
+	}
+	if a.Status != 0 {
+		row.Status = &a.Status
+	}
+	return row
 }
 
 func newAuditRow(s billing.Settlement) auditRow {
@@ -66,6 +88,7 @@ func newAuditRow(s billing.Settlement) auditRow {
 		UsageSource:      string(s.UsageSource),
 		PriceRuleID:      orNil(s.PriceRuleID),
 		Attempts:         s.Attempts,
+		AttemptLog:       mapped(s.AttemptLog, newAttempt),
 		Changes:          orEmpty(s.Changes),
 	}
 }

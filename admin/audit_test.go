@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"testing"
+	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/google/go-cmp/cmp"
@@ -19,15 +20,22 @@ func TestAuditRow(t *testing.T) {
 	odd := request("r2", "key_a", day(1, 13), 0)
 	odd.MarketCost, odd.PriceRuleID, odd.Status, odd.Error = 0, "", 502, "upstream request failed"
 	odd.Changes, odd.UserAgent, odd.Streaming = []string{"top_k dropped"}, `<b>"agent"</b>`, false
+	odd.Attempts = 2
+	odd.AttemptLog = []billing.Attempt{
+		{Provider: "openai", Model: "gpt-4o", Credential: "team", Status: 529, Duration: 40 * time.Millisecond},
+		{Provider: "openai", Model: "gpt-4o", Credential: "default", Error: "timed out", Duration: 2 * time.Second},
+	}
 	g.post(t, plain, odd)
 
 	want := `{"request_id":"r1","created_at":"2026-11-01T12:00:00Z","provider":"openai","model":"gpt-4o",` +
 		`"endpoint":"/v1/chat/completions","prompt_tokens":16,"completion_tokens":5,"cached_tokens":3,"cache_write_tokens":3,` +
 		`"reasoning_tokens":4,"cost_nanos":100,"market_cost_nanos":100,"latency_ms":1500,"ttfb_ms":250,"status":200,"error":null,` +
 		`"key_id":"key_a","key_name":"name of key_a","client_ip":"192.0.2.1","streaming":true,"user_agent":"sdk/1",` +
-		`"usage_source":"provider","price_rule_id":"rule-1","attempts":1,"changes":[]}`
+		`"usage_source":"provider","price_rule_id":"rule-1","attempts":1,"attempt_log":[],"changes":[]}`
 	c.do(http.MethodGet, "/v1/audit/r1", "").want(t, http.StatusOK, want)
 	c.do(http.MethodGet, "/v1/audit/r2", "").want(t, http.StatusOK, `"status":502,"error":"upstream request failed"`,
+		`"attempts":2,"attempt_log":[{"provider":"openai","model":"gpt-4o","credential":"team","status":529,"error":null,"duration_ms":40},`+
+			`{"provider":"openai","model":"gpt-4o","credential":"default","status":null,"error":"timed out","duration_ms":2000}]`,
 		`"price_rule_id":null`, `"changes":["top_k dropped"]`, `"streaming":false`, `"user_agent":"<b>\"agent\"</b>"`)
 	c.do(http.MethodGet, "/v1/audit", "").want(t, http.StatusOK, want, `"next_cursor":null`)
 }

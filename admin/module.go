@@ -109,6 +109,8 @@ func (g *gateway) Purchaser() billing.Purchaser    { return g.app.Purchaser() }
 func (g *gateway) AdminToken() string              { return g.app.AdminToken }
 func (g *gateway) Logger() *slog.Logger            { return g.log }
 
+func (g *gateway) Providers() []caddymodule.ProviderStatus { return g.app.ProviderStatus() }
+
 func (g *gateway) Verify(ctx context.Context, o billing.VerifyOptions) (billing.Verification, error) {
 	return g.app.Verify(ctx, o)
 }

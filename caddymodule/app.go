@@ -63,6 +63,15 @@ type App struct {
 	// Providers by name. A request to /<name>/... goes to that provider.
 	Providers map[string]*Provider `json:"providers,omitempty"`
 
+	// Routes are names that POST /v1/chat/completions takes for a model, each
+	// with the targets that are asked in this order: "<provider>/<model>". A
+	// name has lower-case letters, digits, ., - and _.
+	Routes map[string][]string `json:"routes,omitempty"`
+
+	// Patience is how often and how long providers are tried that have no such
+	// options of their own.
+	Patience
+
 	// MaxBody is the largest request body in bytes, other than of uploads,
 	// which are streamed. Default: 33554432 (32 MiB).
 	MaxBody int64 `json:"max_body,omitempty"`
@@ -113,6 +122,7 @@ type App struct {
 	log          *zap.Logger
 	requestLog   *zap.Logger // for what each request may have to say
 	replaced     *App        // the one before, should this one fail to start
+	routeTargets []routeTarget
 }
 
 // running is the app of the configuration that is in force. Modules that
@@ -251,12 +261,15 @@ func (a *App) Provision(ctx caddy.Context) error {
 		}
 	}
 	for name, p := range a.Providers {
-		if err := p.provision(ctx, name); err != nil {
+		if err := p.provision(ctx, name, a.Patience); err != nil {
 			return fmt.Errorf("provider %s: %w", name, err)
 		}
 		if !p.configured() {
-			a.log.Warn("provider has no api_key: requests for it are refused", zap.String("provider", name))
+			a.log.Warn("provider has no credential: requests for it are refused", zap.String("provider", name))
 		}
+	}
+	if err := a.validateRoutes(); err != nil {
+		return err
 	}
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
@@ -274,6 +287,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 		return err
 	}
 	a.engine, a.engineConfig = engine, &config
+	for _, p := range a.Providers {
+		p.connect(engine.upstreams)
+	}
 	return a.provisionEvents(ctx)
 }
 
@@ -308,6 +324,7 @@ func (a *App) setDefaults() {
 	if a.MaxBody == 0 {
 		a.MaxBody = 32 << 20
 	}
+	a.Patience.inherit(defaultPatience())
 	if a.LeaseAhead == 0 {
 		a.LeaseAhead = caddy.Duration(billing.DefaultLeaseAhead)
 	}
@@ -349,6 +366,9 @@ func (a *App) Validate() error {
 	}
 	if a.Billing != nil && a.Billing.Mode != billingDevelopment && a.Billing.Mode != billingStripe {
 		return fmt.Errorf("unknown billing mode %q: use development or stripe", a.Billing.Mode)
+	}
+	if err := a.Patience.validate(); err != nil {
+		return err
 	}
 	if a.LeaseTTL > 0 && a.LeaseTTL < caddy.Duration(minLeaseTTL) {
 		return fmt.Errorf("lease_ttl must be at least %s, five heartbeats", minLeaseTTL)

@@ -11,7 +11,7 @@ func (c *call) authorize() *refusal {
 	estimate := c.row
 	var claim billing.Claim
 	if c.rule != nil {
-		claim = c.claim()
+		claim = c.dearestClaim()
 		estimate.Usage = metering.Usage{Input: c.request.PromptTokens}
 		c.priceInto(&estimate, metering.Reading{Usage: estimate.Usage, Found: true})
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/journal"
+	"github.com/caddy-llm-gateway/gateway/internal/upstream"
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
 
@@ -90,7 +91,8 @@ func openHandler(tb testing.TB, storage Storage, transport http.RoundTripper) (*
 	}
 	app := &App{
 		Providers: map[string]*Provider{"openai": {
-			Protocol: metering.OpenAI, APIKey: "secret", name: "openai", base: base,
+			Protocol: metering.OpenAI, name: "openai", base: base, Patience: defaultPatience(),
+			secrets:   []upstream.Credential{{Label: defaultCredential, Secret: "secret", Weight: 1}},
 			transport: transport, metrics: newRequestMetrics("openai"),
 		}},
 		log: zap.NewNop(), requestLog: zap.NewNop(),
@@ -108,6 +110,7 @@ func openHandler(tb testing.TB, storage Storage, transport http.RoundTripper) (*
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() { engines.Delete(config) })
+	app.Providers["openai"].connect(app.engine.upstreams)
 	if err := app.engine.open(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}

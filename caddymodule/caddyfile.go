@@ -1,6 +1,7 @@
 package caddymodule
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -65,6 +66,8 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	        protocol openai|anthropic|gemini
 //	        base_url <url>
 //	        api_key <key>
+//	        credential <label> <api key> [<weight>]
+//	        retries|connect_timeout|first_byte_timeout|idle_timeout|total_timeout <as below>
 //	        free_route <pattern>...
 //	        transport <module> { ... }
 //	    }
@@ -75,6 +78,11 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	        input_audio|input_image|cache_read_audio|output_audio|output_image <USD per million tokens>
 //	        web_search_per_1k <USD>
 //	    }
+//	    route <name> {
+//	        <provider>/<model>
+//	    }
+//	    retries <number>
+//	    connect_timeout|first_byte_timeout|idle_timeout|total_timeout <duration>
 //	    error_format gateway|provider
 //	    max_body <size>
 //	    low_balance <USD>
@@ -104,21 +112,27 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return err
 		}
 	}
-	return nil
+	return a.checkRouteTargets()
 }
 
 var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
-	"storage":      (*App).parseStorage,
-	"journal":      (*App).parseJournal,
-	"admin_token":  func(a *App, d *caddyfile.Dispenser) error { return oneArg(d, &a.AdminToken) },
-	"unpriced":     (*App).parseUnpriced,
-	"discount":     (*App).parseDiscount,
-	"billing":      (*App).parseBilling,
-	"provider":     (*App).parseProvider,
-	"price":        (*App).parsePrice,
-	"max_body":     (*App).parseMaxBody,
-	"error_format": (*App).parseErrorFormat,
-	"low_balance":  (*App).parseLowBalance,
+	"storage":            (*App).parseStorage,
+	"journal":            (*App).parseJournal,
+	"admin_token":        func(a *App, d *caddyfile.Dispenser) error { return oneArg(d, &a.AdminToken) },
+	"unpriced":           (*App).parseUnpriced,
+	"discount":           (*App).parseDiscount,
+	"billing":            (*App).parseBilling,
+	"provider":           (*App).parseProvider,
+	"price":              (*App).parsePrice,
+	"route":              (*App).parseRoute,
+	"max_body":           (*App).parseMaxBody,
+	"error_format":       (*App).parseErrorFormat,
+	"low_balance":        (*App).parseLowBalance,
+	"retries":            (*App).parsePatience,
+	"connect_timeout":    (*App).parsePatience,
+	"first_byte_timeout": (*App).parsePatience,
+	"idle_timeout":       (*App).parsePatience,
+	"total_timeout":      (*App).parsePatience,
 	"drain": func(a *App, d *caddyfile.Dispenser) error {
 		return duration(d, &a.Drain, time.Millisecond, time.Hour)
 	},
@@ -134,7 +148,7 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 	},
 }
 
-var repeatable = map[string]bool{"provider": true, "price": true}
+var repeatable = map[string]bool{"provider": true, "price": true, "route": true}
 
 func (a *App) parseStorage(d *caddyfile.Dispenser) error {
 	a.Storage = new(Storage)
@@ -272,6 +286,9 @@ func (a *App) parseProvider(d *caddyfile.Dispenser) error {
 	if p.BaseURL == "" && known[name].protocol == "" {
 		return d.Errf("provider %q needs a base_url", name)
 	}
+	if p.TransportRaw != nil && p.ConnectTimeout != 0 {
+		return d.WrapErr(errConnectTimeout)
+	}
 	if a.Providers == nil {
 		a.Providers = make(map[string]*Provider)
 	}
@@ -294,7 +311,12 @@ func (p *Provider) parseOption(d *caddyfile.Dispenser) error {
 	case "base_url":
 		return oneArg(d, &p.BaseURL)
 	case "api_key":
+		if slices.ContainsFunc(p.Credentials, func(c *Credential) bool { return c.Label == defaultCredential }) {
+			return d.Errf("credential %q is configured twice: it is the api_key", defaultCredential)
+		}
 		return oneArg(d, &p.APIKey)
+	case "credential":
+		return p.parseCredential(d)
 	case "free_route":
 		patterns := d.RemainingArgs()
 		if len(patterns) == 0 {
@@ -304,6 +326,9 @@ func (p *Provider) parseOption(d *caddyfile.Dispenser) error {
 		return nil
 	case "transport":
 		return p.parseTransport(d)
+	}
+	if ours, err := p.Patience.parseOption(d); ours {
+		return err
 	}
 	return d.Errf("unrecognized provider option %q", d.Val())
 }
@@ -322,6 +347,11 @@ func (p *Provider) parseTransport(d *caddyfile.Dispenser) error {
 	}
 	p.TransportRaw = caddyconfig.JSONModuleObject(module, "protocol", name, nil)
 	return nil
+}
+
+func (a *App) parsePatience(d *caddyfile.Dispenser) error {
+	_, err := a.Patience.parseOption(d)
+	return err
 }
 
 func (a *App) parsePrice(d *caddyfile.Dispenser) error {

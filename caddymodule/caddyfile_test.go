@@ -97,6 +97,26 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 		{"unknown protocol", "provider x {\nprotocol soap\n}", "Caddyfile:4", `unknown protocol "soap"`},
 		{"unknown transport", "provider openai {\ntransport pigeon\n}", "Caddyfile:4", "pigeon"},
 		{"unknown transport option", "provider openai {\ntransport http {\nwings 2\n}\n}", "Caddyfile:5", "wings"},
+		{"credential without a key", "provider openai {\ncredential team\n}", "Caddyfile:4", "want: credential <label> <api key>"},
+		{"credential with a bad label", "provider openai {\ncredential Team x\n}", "Caddyfile:4", "lower-case letters"},
+		{"credential without weight", "provider openai {\ncredential team x 0\n}", "Caddyfile:4", "a number from 1 to 1000"},
+		{"credential with more", "provider openai {\ncredential team x 1 2\n}", "Caddyfile:4", "argument"},
+		{"credential twice", "provider openai {\ncredential team x\ncredential team y\n}", "Caddyfile:5", `credential "team" is configured twice`},
+		{"credential beside the api_key", "provider openai {\napi_key x\ncredential default y\n}", "Caddyfile:5", `"default" is configured twice`},
+		{"api_key beside the credential", "provider openai {\ncredential default y\napi_key x\n}", "Caddyfile:5", `"default" is configured twice`},
+		{"route without a target", "route fast {\n}", "Caddyfile:4", `route "fast" has no target`},
+		{"route with a bad name", "route Fast {\nopenai/x\n}", "Caddyfile:3", "lower-case letters"},
+		{"route twice", "provider openai\nroute a {\nopenai/x\n}\nroute a {\nopenai/x\n}", "Caddyfile:7", `route "a" is configured twice`},
+		{"route to nobody", "route a {\nopenai/x\nmistral/y\n}\nprovider openai", "Caddyfile:5", `there is no provider "mistral"`},
+		{"route to no model", "provider openai\nroute a {\nopenai\n}", "Caddyfile:5", "want <provider>/<model>"},
+		{"two targets on one line", "provider openai\nroute a {\nopenai/x openai/y\n}", "Caddyfile:5", "argument"},
+		{"route to another protocol", "provider anthropic\nroute a {\nanthropic/x\n}", "Caddyfile:5", "of the OpenAI protocol"},
+		{"too many retries", "retries 11", "Caddyfile:3", "a number from 0 to 10"},
+		{"bad retries of a provider", "provider openai {\nretries often\n}", "Caddyfile:4", "a number from 0 to 10"},
+		{"retries of a provider twice", "provider openai {\nretries 0\nretries 1\n}", "Caddyfile:5", "retries is given twice"},
+		{"timeout of nothing", "idle_timeout 0s", "Caddyfile:3", "from 1ms to 24h"},
+		{"timeout of a provider twice", "provider openai {\ntotal_timeout 1s\ntotal_timeout 2s\n}", "Caddyfile:5", "total_timeout is given twice"},
+		{"connect_timeout beside a transport", "provider openai {\nconnect_timeout 1s\ntransport http\n}", "Caddyfile:6", "give your transport a dial_timeout"},
 		{"unknown rate", "price openai m {\ninptu 1\n}", "Caddyfile:4", `unrecognized rate "inptu"`},
 		{"negative rate", "price openai m {\ninput -1\n}", "Caddyfile:4", "at least 0"},
 		{"price without output", "price openai m {\ninput 1\n}", "Caddyfile:5", "must be stated"},
@@ -126,6 +146,8 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 func FuzzCaddyfile(f *testing.F) {
 	f.Add("llm_gateway {\nstorage sqlite x\nbilling development {\npackage a 1 1\n}\n}")
 	f.Add("llm_gateway {\nprovider x {\nprotocol openai\nbase_url http://x\ntransport http\n}\nprice x y {\ninput 1\noutput 1\n}\n}")
+	f.Add("llm_gateway {\nprovider openai\nroute fast {\nopenai/a\nopenai/b\n}\n}")
+	f.Add("llm_gateway {\nretries 1\nidle_timeout 2s\nprovider openai {\napi_key x\ncredential b y 3\nretries 0\nconnect_timeout 1s\n}\n}")
 	f.Add("llm_gateway {\nbilling stripe {\nsecret_key x\nwebhook_secret y\nsuccess_url http://x\npackage a 1 1\n}\n}")
 	f.Fuzz(func(t *testing.T, input string) {
 		var app, again App

@@ -25,11 +25,13 @@ type call struct {
 	began  time.Time          // by the clock that latencies are measured with
 	row    billing.Settlement // what will be settled; filled as it becomes known
 
-	provider *Provider
-	path     string // of the provider's API, decoded, without version for OpenAI
-	escaped  string // the same as the client wrote it
-	query    string // without a proxy key
-	unclear  bool   // the two forms of the path are not of the same one
+	unified  bool // the provider is in the model
+	targets  targets
+	provider *Provider // nil while it is not known
+	path     string    // of the provider's API, decoded, without version for OpenAI
+	escaped  string    // the same as the client wrote it
+	query    string    // without a proxy key
+	unclear  bool      // the two forms of the path are not of the same one
 
 	secret   string
 	key      *proxyKey
@@ -56,7 +58,11 @@ func (a *App) newCall(w http.ResponseWriter, r *http.Request) (*call, *refusal) 
 	name, rest := splitProvider(r.URL.Path)
 	provider := a.Providers[name]
 	_, isKnown := known[name]
-	if provider == nil && !isKnown {
+	unified := isUnified(r)
+	if unified {
+		name = ""
+	}
+	if provider == nil && !isKnown && !unified {
 		if reserved[name] || findSecret(r, nil) == "" {
 			return nil, nil
 		}
@@ -66,7 +72,7 @@ func (a *App) newCall(w http.ResponseWriter, r *http.Request) (*call, *refusal) 
 		return c, &refuseUnknownProvider
 	}
 	now := a.engine.now()
-	c := &call{app: a, engine: a.engine, w: w, r: r, provider: provider, began: time.Now()}
+	c := &call{app: a, engine: a.engine, w: w, r: r, unified: unified, provider: provider, began: time.Now()}
 	c.row = billing.Settlement{
 		RequestID:   billing.NewID("req", now),
 		At:          now,
@@ -76,7 +82,7 @@ func (a *App) newCall(w http.ResponseWriter, r *http.Request) (*call, *refusal) 
 		UserAgent:   clean(r.UserAgent(), maxUserAgent),
 	}
 	w.Header().Set("X-Request-Id", c.row.RequestID)
-	c.setPath(name, rest)
+	c.setPath(rest)
 	c.query = removeSecrets(r.URL.RawQuery)
 	var query url.Values
 	if r.URL.RawQuery != "" {
@@ -98,7 +104,8 @@ func (c *call) elapsed() time.Duration { return time.Since(c.began) }
 // setPath takes the provider's name off both forms of the path. A slash or a
 // version that is escaped in one of them would make it two paths: one that is
 // checked here, and one that is sent.
-func (c *call) setPath(name, rest string) {
+func (c *call) setPath(rest string) {
+	name, _ := splitProvider(c.r.URL.Path)
 	escapedName, escaped := splitProvider(c.r.URL.EscapedPath())
 	c.path, c.escaped = rest, escaped
 	if c.protocol() == metering.OpenAI {
@@ -143,6 +150,9 @@ func (c *call) protocol() metering.Protocol {
 	if c.provider != nil {
 		return c.provider.Protocol
 	}
+	if c.unified {
+		return metering.OpenAI
+	}
 	return known[c.row.Provider].protocol
 }
 
@@ -170,11 +180,13 @@ func (c *call) authenticate() *refusal {
 		return &refuseExpiredKey
 	case !key.allowsIP(c.row.ClientIP):
 		return &refuseIP
+	case c.unified: // see resolve
 	case c.provider == nil || !c.provider.configured():
 		return &refuseNotConfigured
 	case !key.allowsProvider(c.provider.name):
 		return &refuseProvider
-	case c.unclear || hasDotSegment(c.path) || hasSecret(c.escaped):
+	}
+	if c.unclear || hasDotSegment(c.path) || hasSecret(c.escaped) {
 		return &refuseInvalidPath
 	}
 	return nil
@@ -220,6 +232,9 @@ func (c *call) setModel(model string) {
 // allow checks the model against the key. A key that is limited to some
 // models opens nothing that may cost money without naming one.
 func (c *call) allow() *refusal {
+	if c.unified {
+		return c.resolve()
+	}
 	if len(c.key.AllowedModels) == 0 || (c.model == "" && c.free()) {
 		return nil
 	}

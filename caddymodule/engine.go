@@ -18,6 +18,7 @@ import (
 	"github.com/caddy-llm-gateway/gateway/billing/journal"
 	"github.com/caddy-llm-gateway/gateway/billing/postgres"
 	"github.com/caddy-llm-gateway/gateway/billing/sqlite"
+	"github.com/caddy-llm-gateway/gateway/internal/upstream"
 )
 
 // engines holds the engine of each storage, so that it survives reloads of
@@ -59,6 +60,7 @@ type engine struct {
 	verifier   *verifier
 	events     *events
 	balances   *balances
+	upstreams  *upstream.Registry // how the providers and their credentials do
 	// now is the clock that requests arrive by: it decides their periods.
 	now func() time.Time
 
@@ -100,7 +102,7 @@ func loadEngine(config engineConfig) (*engine, error) {
 	}
 	e, _, err := engines.LoadOrNew(config, func() (caddy.Destructor, error) {
 		log := caddy.Log().Named("llm_gateway")
-		return &engine{
+		e := &engine{
 			config:     config,
 			log:        log,
 			requestLog: perRequest(log),
@@ -111,12 +113,26 @@ func loadEngine(config engineConfig) (*engine, error) {
 			events:     newEvents(log),
 			balances:   newBalances(),
 			now:        time.Now,
-		}, nil
+		}
+		e.upstreams = upstream.NewRegistry(func() time.Time { return e.now() }, e.breakerChanged)
+		return e, nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return e.(*engine), nil
+}
+
+// breakerChanged tells that requests to a provider are no longer sent, or
+// again.
+func (e *engine) breakerChanged(provider string, from, to upstream.State) {
+	observeBreaker(provider, to)
+	log := e.log.Info
+	if to == upstream.Open {
+		log = e.log.Warn
+	}
+	log("a provider's circuit breaker has changed", zap.String("provider", provider),
+		zap.Stringer("from", from), zap.Stringer("to", to))
 }
 
 // perRequest returns a logger for messages that every request may cause: with

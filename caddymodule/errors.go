@@ -52,6 +52,8 @@ var (
 	refuseModel         = refusal{status: http.StatusForbidden, text: "model_not_allowed"}
 
 	refuseInvalidBody = refusal{status: http.StatusBadRequest, text: "invalid request body"}
+	refuseModelFormat = refusal{status: http.StatusBadRequest, text: "model must use provider/model format"}
+	refuseProtocol    = refusal{status: http.StatusBadRequest, text: "provider not supported in unified mode"}
 	refuseLargeBody   = refusal{status: http.StatusRequestEntityTooLarge, text: "request body too large"}
 	refuseUnpriced    = refusal{status: http.StatusBadRequest, text: "model not priced"}
 
@@ -64,8 +66,9 @@ var (
 	refuseCredits = refusal{status: http.StatusForbidden, text: "insufficient_credits"}
 	refuseBudget  = refusal{status: http.StatusForbidden, text: "budget_exceeded"}
 
-	refuseUpstream = refusal{status: http.StatusBadGateway, text: "upstream request failed"}
-	refuseLedger   = refusal{status: http.StatusServiceUnavailable, text: "ledger unavailable", retryAfter: time.Second}
+	refuseUpstream    = refusal{status: http.StatusBadGateway, text: "upstream request failed"}
+	refuseUnavailable = refusal{status: http.StatusServiceUnavailable, text: "provider temporarily unavailable"}
+	refuseLedger      = refusal{status: http.StatusServiceUnavailable, text: "ledger unavailable", retryAfter: time.Second}
 )
 
 // isLimit tells whether the request would be served if a limit were higher.

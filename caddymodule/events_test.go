@@ -158,7 +158,7 @@ func TestLimitReachedIsToldOnceAMinuteForEachKeyAndLimit(t *testing.T) {
 	now := time.Date(2026, 11, 23, 12, 0, 30, 0, time.UTC)
 	e := &engine{
 		events: subscribed(t, handlerFunc(func(caddy.Event) {})),
-		now: func() time.Time { return now },
+		now:    func() time.Time { return now },
 	}
 	refuse := func(key string, refused refusal) {
 		c := &call{engine: e, key: &proxyKey{Key: billing.Key{ID: key}}}

@@ -79,7 +79,7 @@ func (c *call) serve() *refusal {
 	for _, step := range [...]func() *refusal{
 		c.authenticate,
 		c.read,
-		c.findPrice,
+		c.priceTargets,
 		c.takeRate,
 		c.authorize,
 	} {
@@ -88,12 +88,11 @@ func (c *call) serve() *refusal {
 		}
 	}
 	defer c.settle()
-	res, refused := c.send()
-	defer c.response.upstream.stop()
-	if refused != nil {
+	defer c.closeUpstream()
+	if refused := c.send(); refused != nil {
 		return refused
 	}
-	c.relay(res)
+	c.relay()
 	return nil
 }
 

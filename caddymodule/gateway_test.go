@@ -108,6 +108,7 @@ func (n *node) load(t *testing.T, dir, upstream, options string) {
 			protocol openai
 			api_key provider-secret
 			base_url http://127.0.0.1:1
+			retries 0
 		}
 		price unreachable gpt-4o {
 			input 1

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/internal/upstream"
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
 
@@ -48,6 +49,18 @@ var (
 		Name: "caddy_llm_gateway_usage_mismatches_total",
 		Help: "Responses whose token counts do not add up to the provider's own total, or with text after its last word on them.",
 	}, []string{"provider"})
+	attemptsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_llm_gateway_attempts_total",
+		Help: "Requests sent to providers, retries included, by provider and outcome.",
+	}, []string{"provider", "outcome"})
+	breakerState = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "caddy_llm_gateway_breaker_state",
+		Help: "State of a provider's circuit breaker: 0 closed, 1 half open (a probe is under way), 2 open.",
+	}, []string{"provider"})
+	restsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "caddy_llm_gateway_credential_rests_total",
+		Help: "Times that a credential began to rest because the provider refused it, by provider, credential and reason.",
+	}, []string{"provider", "credential", "reason"})
 	conflictsTotal = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "caddy_llm_gateway_settlement_conflicts_total",
 		Help: "Settlements that the store already has with other content. It keeps what it has.",
@@ -98,6 +111,7 @@ func lag() (settlements int, oldest time.Duration) {
 func registerMetrics(registry *prometheus.Registry) error {
 	for _, c := range []prometheus.Collector{
 		requestsTotal, refusalsTotal, requestSeconds, tokensTotal, costTotal, settlementsTotal, mismatchesTotal,
+		attemptsTotal, breakerState, restsTotal,
 		conflictsTotal, rejectedTotal, eventsDroppedTotal, unposted, unpostedOldest,
 		imbalanceNanos, verifiedTimestamp,
 	} {
@@ -114,13 +128,28 @@ func registerMetrics(registry *prometheus.Registry) error {
 type requestMetrics struct {
 	duration prometheus.Observer
 	ok       prometheus.Counter
+	attempts [upstream.Abandoned + 1]prometheus.Counter // by class
 }
 
 func newRequestMetrics(provider string) requestMetrics {
-	return requestMetrics{
+	m := requestMetrics{
 		duration: requestSeconds.WithLabelValues(provider),
 		ok:       requestsTotal.WithLabelValues(provider, "200"),
 	}
+	for class := range m.attempts {
+		m.attempts[class] = attemptsTotal.WithLabelValues(provider, upstream.Class(class).String())
+	}
+	return m
+}
+
+// observeBreaker notes the state of a provider's breaker.
+func observeBreaker(provider string, state upstream.State) {
+	breakerState.WithLabelValues(provider).Set(float64(state))
+}
+
+// observeRest counts that a credential began to rest.
+func observeRest(provider, credential string, reason upstream.Class) {
+	restsTotal.WithLabelValues(provider, credential, reason.String()).Inc()
 }
 
 func observeRequest(c *call) {

@@ -7,10 +7,14 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/caddyserver/caddy/v2"
 	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy" // the transports
 
+	"github.com/caddy-llm-gateway/gateway/internal/upstream"
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
 
@@ -34,6 +38,15 @@ type Provider struct {
 	// "provider not configured".
 	APIKey string `json:"api_key,omitempty"`
 
+	// Credentials are further ones. Requests are shared among all by weight; one
+	// that the provider refuses rests for a while, and others are used. The
+	// api_key is the credential "default" of weight 1.
+	Credentials []*Credential `json:"credentials,omitempty"`
+
+	// Patience is how often and how long the provider is tried. Default: what
+	// the app says.
+	Patience
+
 	// TransportRaw is the transport to reach the provider with: any of
 	// Caddy's reverse proxy transport modules. Default: {"protocol": "http"}
 	// with enough idle connections for a busy gateway.
@@ -46,10 +59,14 @@ type Provider struct {
 	// do, unless they only read or delete.
 	FreeRoutes []string `json:"free_routes,omitempty"`
 
-	name      string
-	base      *url.URL
-	transport http.RoundTripper
-	metrics   requestMetrics
+	name        string
+	log         *zap.Logger
+	base        *url.URL
+	transport   http.RoundTripper
+	metrics     requestMetrics
+	secrets     []upstream.Credential
+	state       *upstream.Provider // outlives the configuration
+	credentials *upstream.Pool     // nil if there are none
 }
 
 // known are the providers that need no protocol and no base URL.
@@ -67,17 +84,18 @@ var reserved = map[string]bool{"v1": true, "v1beta": true, "api": true, "assets"
 
 // defaultTransport keeps connections for many concurrent requests to one
 // host; Go's default of a few would open and close one for each request.
-var defaultTransport = json.RawMessage(`{"protocol":"http","keep_alive":{"max_idle_conns_per_host":1024,"idle_timeout":"90s"}}`)
+func defaultTransport(connectTimeout caddy.Duration) json.RawMessage {
+	const format = `{"protocol":"http","dial_timeout":%q,"keep_alive":{"max_idle_conns_per_host":1024,"idle_timeout":"90s"}}`
+	return fmt.Appendf(nil, format, time.Duration(connectTimeout))
+}
 
-func (p *Provider) provision(ctx caddy.Context, name string) error {
-	p.name = name
+func (p *Provider) provision(ctx caddy.Context, name string, defaults Patience) error {
+	p.name, p.log = name, ctx.Logger()
 	p.metrics = newRequestMetrics(name)
 	if err := checkProviderName(name); err != nil {
 		return err
 	}
-	if p.Protocol == "" {
-		p.Protocol = known[name].protocol
-	}
+	p.Protocol = p.protocol(name)
 	switch p.Protocol {
 	case metering.OpenAI, metering.Anthropic, metering.Gemini:
 	case "":
@@ -87,20 +105,29 @@ func (p *Provider) provision(ctx caddy.Context, name string) error {
 	}
 	repl := caddy.NewReplacer()
 	p.BaseURL = repl.ReplaceAll(p.BaseURL, "")
-	p.APIKey = strings.TrimSpace(repl.ReplaceAll(p.APIKey, ""))
-	if strings.ContainsAny(p.APIKey, "\r\n") {
-		return errors.New("api_key contains a line break")
+	var err error
+	if p.secrets, err = p.resolveCredentials(repl); err != nil {
+		return err
 	}
 	if p.BaseURL == "" && known[name].protocol == p.Protocol {
 		p.BaseURL = known[name].baseURL
 	}
-	base, err := parseBaseURL(p.BaseURL)
-	if err != nil {
+	if p.base, err = parseBaseURL(p.BaseURL); err != nil {
 		return err
 	}
-	p.base = base
+	if err := p.Patience.validate(); err != nil {
+		return err
+	}
+	return p.provisionTransport(ctx, defaults)
+}
+
+func (p *Provider) provisionTransport(ctx caddy.Context, defaults Patience) error {
+	if len(p.TransportRaw) > 0 && p.ConnectTimeout != 0 {
+		return errConnectTimeout
+	}
+	p.inherit(defaults)
 	if len(p.TransportRaw) == 0 {
-		p.TransportRaw = defaultTransport
+		p.TransportRaw = defaultTransport(p.ConnectTimeout)
 	}
 	module, err := ctx.LoadModule(p, "TransportRaw")
 	if err != nil {
@@ -114,16 +141,32 @@ func (p *Provider) provision(ctx caddy.Context, name string) error {
 	return nil
 }
 
+var errConnectTimeout = errors.New("connect_timeout is of the default transport: give your transport a dial_timeout")
+
+// connect finds what is known about the provider from earlier configurations.
+func (p *Provider) connect(registry *upstream.Registry) {
+	p.state = registry.Provider(p.name, p.base.String())
+	if len(p.secrets) > 0 {
+		p.credentials = p.state.NewPool(p.secrets)
+	}
+	observeBreaker(p.name, p.state.Breaker.Status().State)
+}
+
 func checkProviderName(name string) error {
 	if name == "" || reserved[name] {
 		return fmt.Errorf("%q cannot name a provider", name)
 	}
-	for _, c := range name {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_' {
-			return errors.New("a provider's name has lower-case letters, digits, - and _ only")
-		}
+	if !isName(name) {
+		return errors.New("a provider's name has lower-case letters, digits, - and _ only")
 	}
 	return nil
+}
+
+// isName tells whether a text is fit for a name in URLs, metrics and logs.
+func isName(text string) bool {
+	return text != "" && !strings.ContainsFunc(text, func(c rune) bool {
+		return (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' && c != '_'
+	})
 }
 
 func parseBaseURL(text string) (*url.URL, error) {
@@ -144,22 +187,30 @@ func parseBaseURL(text string) (*url.URL, error) {
 	return base, nil
 }
 
+// protocol is the one configured, or that of the known provider of the name.
+func (p *Provider) protocol(name string) metering.Protocol {
+	if p.Protocol == "" {
+		return known[name].protocol
+	}
+	return p.Protocol
+}
+
 // isOriginal tells whether the provider is the one whose API its protocol is,
 // so that what is known to be free there is free here.
 func (p *Provider) isOriginal() bool { return known[p.name].protocol == p.Protocol }
 
 // configured tells whether the provider has a credential.
-func (p *Provider) configured() bool { return p.APIKey != "" }
+func (p *Provider) configured() bool { return len(p.secrets) > 0 }
 
-// authorize sets the provider's credential in the protocol's own header.
-func (p *Provider) authorize(h http.Header) {
+// authorize sets a credential of the provider in the protocol's own header.
+func (p *Provider) authorize(h http.Header, secret string) {
 	switch p.Protocol {
 	case metering.Anthropic:
-		h.Set("X-Api-Key", p.APIKey)
+		h.Set("X-Api-Key", secret)
 	case metering.Gemini:
-		h.Set("X-Goog-Api-Key", p.APIKey)
+		h.Set("X-Goog-Api-Key", secret)
 	default:
-		h.Set("Authorization", "Bearer "+p.APIKey)
+		h.Set("Authorization", "Bearer "+secret)
 	}
 }
 

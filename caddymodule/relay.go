@@ -2,7 +2,6 @@ package caddymodule
 
 import (
 	"bufio"
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -27,7 +26,7 @@ const maxMeteredBody = 128 << 20
 
 // response is what has become of the provider's answer.
 type response struct {
-	upstream *upstream
+	upstream *attempt       // the last one; nil before the first
 	meter    metering.Meter // nil where there is nothing to read
 	ttfb     time.Duration
 	// ended tells that the provider's answer was read to its end.
@@ -49,44 +48,35 @@ type response struct {
 // relay passes the provider's answer on to the client, and meters it on the
 // way. The settlement is journaled before the bytes that tell the usage go
 // out, so that a complete answer is always a paid one.
-func (c *call) relay(res *http.Response) {
-	defer res.Body.Close()
-	c.row.Status = res.StatusCode
-	c.response.ttfb = c.elapsed()
-	copyResponseHeader(c.w.Header(), res.Header)
+func (c *call) relay() {
+	a := c.response.upstream
+	c.row.Status = a.answer.StatusCode
+	c.response.ttfb = a.ttfb
+	copyResponseHeader(c.w.Header(), a.answer.Header)
 
-	if c.endpoint.Billing != metering.Metered || res.StatusCode >= http.StatusMultipleChoices {
-		c.relayRaw(res.Body)
+	if c.endpoint.Billing != metering.Metered || !a.succeeded() {
+		c.relayRaw(a.answer.Body)
 		return
 	}
-	body, decoded, err := decode(res)
 	switch {
-	case err != nil:
-		c.response.failure = err // no meter for it: the usage is estimated
-		c.relayRaw(res.Body)
+	case a.undecodable != nil:
+		c.response.failure = a.undecodable // no meter for it: the usage is estimated
+		c.relayRaw(a.answer.Body)
 		return
-	case decoded:
+	case a.decoded:
 		c.w.Header().Del("Content-Encoding")
 		c.w.Header().Del("Content-Length")
 	}
 	c.response.meter = c.endpoint.NewMeter(c.request)
-	framing := c.endpoint.ResponseFraming(res.Header.Get("Content-Type"))
-	if c.row.Streaming && framing != metering.EventStream {
-		peeked := bufio.NewReader(body)
-		body = peeked
-		if startsEvent(peeked) {
-			framing = metering.EventStream
-		}
-	}
-	switch framing {
+	switch a.framing {
 	case metering.EventStream:
-		c.startCoverage(framing)
-		c.relayEvents(sse.NewReader(body))
+		c.startCoverage(a.framing)
+		c.relayEvents(sse.NewReader(a.content))
 	case metering.ArrayStream:
-		c.startCoverage(framing)
-		c.relayEvents(sse.NewArrayReader(body))
+		c.startCoverage(a.framing)
+		c.relayEvents(sse.NewArrayReader(a.content))
 	default:
-		c.relayWhole(body)
+		c.relayWhole(a)
 	}
 }
 
@@ -188,32 +178,20 @@ func (c *call) meterEvent(event sse.Event) (visible, covered bool) {
 	}
 }
 
-// relayWhole reads a whole body, settles, and only then sends it on.
-func (c *call) relayWhole(body io.Reader) {
-	buffer := bodies.Get().(*bytes.Buffer)
-	defer func() {
-		if buffer.Cap() <= maxPooledBody {
-			buffer.Reset()
-			bodies.Put(buffer)
-		}
-	}()
-	n, err := buffer.ReadFrom(io.LimitReader(body, maxMeteredBody+1))
-	c.response.ended = err == nil && n <= maxMeteredBody
-	if !c.response.ended {
-		c.response.failure = err
-	} else {
-		c.response.meter.Read(buffer.Bytes())
-	}
-	if n > maxMeteredBody {
-		c.relayLarge(io.MultiReader(buffer, body))
+// relayWhole settles a body that was read whole, and only then sends it on.
+func (c *call) relayWhole(a *attempt) {
+	if a.whole.Len() > maxMeteredBody {
+		c.relayLarge(io.MultiReader(a.whole, a.content))
 		return
 	}
-	c.settle()
-	if c.response.ended {
-		c.w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+	c.response.failure = a.failure
+	if c.response.ended = a.failure == nil; c.response.ended {
+		c.response.meter.Read(a.whole.Bytes())
+		c.w.Header().Set("Content-Length", strconv.Itoa(a.whole.Len()))
 	}
+	c.settle()
 	c.w.WriteHeader(c.row.Status)
-	_, _ = c.w.Write(buffer.Bytes()) // the client is gone; the row says what it cost
+	_, _ = c.w.Write(a.whole.Bytes()) // the client is gone; the row says what it cost
 	c.endResponse()
 }
 
@@ -228,10 +206,6 @@ func (c *call) relayLarge(body io.Reader) {
 	c.response.ended = err == nil
 	c.endResponse()
 }
-
-const maxPooledBody = 1 << 20
-
-var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // relayRaw passes on what is not metered, as it comes.
 func (c *call) relayRaw(body io.Reader) {

@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"errors"
+
 	"go.uber.org/zap"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -59,10 +61,13 @@ func (c *call) finishRow() {
 		row.Model = clean(reading.Model, maxModel)
 	}
 	c.priceInto(row, reading)
+	c.finishAttempt()
 	switch {
 	case row.Error != "":
 	case c.response.drained:
 		row.Error = "client disconnected"
+	case errors.Is(c.response.failure, errTimedOut):
+		row.Error = "upstream timed out"
 	case c.response.failure != nil:
 		row.Error = "upstream response broke off"
 	case reading.Failed:
@@ -70,6 +75,18 @@ func (c *call) finishRow() {
 	case c.response.torn:
 		row.Error = "upstream response ended early"
 	}
+}
+
+// finishAttempt notes how long the attempt that answered took to its end, and
+// whether it came to one.
+func (c *call) finishAttempt() {
+	a := c.response.upstream
+	if a == nil || a.failure != nil {
+		return
+	}
+	last := &c.row.AttemptLog[len(c.row.AttemptLog)-1]
+	last.Duration = c.row.Latency - a.began
+	last.Error = textOf(c.response.failure)
 }
 
 // outcome is the usage to charge, and where it comes from: the provider's
