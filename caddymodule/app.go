@@ -293,14 +293,6 @@ func (a *App) Provision(ctx caddy.Context) error {
 	return a.provisionEvents(ctx)
 }
 
-func parseLowBalance(text string) (metering.Money, error) {
-	amount, err := metering.ParseUSD(text)
-	if err != nil || amount <= 0 {
-		return 0, fmt.Errorf("low_balance %q: want an amount of USD above 0, such as 5.00", text)
-	}
-	return amount, nil
-}
-
 func (a *App) setDefaults() {
 	data := filepath.Join(caddy.AppDataDir(), "llm_gateway")
 	if a.Storage == nil {

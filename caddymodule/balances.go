@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -10,11 +11,21 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/metering"
 )
 
 // balancesPoll is how often the balances of organizations that have used this
 // node since are compared with low_balance.
 const balancesPoll = 3 * time.Second
+
+// parseLowBalance reads the option low_balance.
+func parseLowBalance(text string) (metering.Money, error) {
+	amount, err := metering.ParseUSD(text)
+	if err != nil || amount <= 0 {
+		return 0, fmt.Errorf("low_balance %q: want an amount of USD above 0, such as 5.00", text)
+	}
+	return amount, nil
+}
 
 // balances finds the organizations whose credits run low. The store is read in
 // the background, and only for those whose balance may have changed here.
@@ -81,7 +92,7 @@ func (e *engine) watchBalances(ctx context.Context) {
 // checkBalances tells of each organization once when its balance falls below
 // the threshold, and again only after it was above.
 func (e *engine) checkBalances(ctx context.Context) error {
-	threshold := billing.Money(e.balances.threshold.Load())
+	threshold := metering.Money(e.balances.threshold.Load())
 	if threshold == 0 || !e.events.wanted(eventLowBalance) {
 		return nil
 	}

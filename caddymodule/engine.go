@@ -320,7 +320,6 @@ func (e *engine) Destruct() error {
 	}
 	e.stop()
 	e.tasks.Wait()
-	e.events.wait(ctx)
 	e.authorizer.Close()
 	if err := e.limiter.Close(ctx); err != nil {
 		e.log.Warn("what limits have left in this minute is lost", zap.Error(err))
@@ -332,7 +331,9 @@ func (e *engine) Destruct() error {
 	} else if err := e.store.Leave(ctx, e.node); err != nil {
 		e.log.Warn("leases stay with this node until it starts again, or lease_ttl ends", zap.Error(err))
 	}
-	return errors.Join(e.journal.Close(), e.store.Close())
+	err := errors.Join(e.journal.Close(), e.store.Close())
+	e.events.wait(ctx) // last: a subscriber that hangs must not cost the rest its time
+	return err
 }
 
 // watchKeys drops cached keys when the store says that one has changed, or the
