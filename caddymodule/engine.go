@@ -125,14 +125,16 @@ func loadEngine(config engineConfig) (*engine, error) {
 
 // breakerChanged tells that requests to a provider are no longer sent, or
 // again.
-func (e *engine) breakerChanged(provider string, from, to upstream.State) {
-	observeBreaker(provider, to)
-	log := e.log.Info
-	if to == upstream.Open {
-		log = e.log.Warn
+func (e *engine) breakerChanged(provider string, c upstream.Change) {
+	observeBreaker(provider, c.To)
+	if c.To != upstream.Open {
+		e.log.Info("a provider's circuit breaker has changed", zap.String("provider", provider),
+			zap.Stringer("from", c.From), zap.Stringer("to", c.To))
+		return
 	}
-	log("a provider's circuit breaker has changed", zap.String("provider", provider),
-		zap.Stringer("from", from), zap.Stringer("to", to))
+	e.log.Warn("a provider's circuit breaker has opened: nothing is sent to it", zap.String("provider", provider),
+		zap.String("reason", c.Reason), zap.Time("retry_at", c.RetryAt))
+	e.events.breakerOpen(provider, c.Reason, c.RetryAt)
 }
 
 // perRequest returns a logger for messages that every request may cause: with

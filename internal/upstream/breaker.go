@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"fmt"
 	"sync"
 	"time"
 )
@@ -39,7 +40,7 @@ func (s State) String() string { return [...]string{"closed", "half_open", "open
 // Each attempt counts for itself.
 type Breaker struct {
 	now     func() time.Time
-	changed func(from, to State)
+	changed func(Change)
 
 	mu          sync.Mutex
 	state       State
@@ -48,12 +49,21 @@ type Breaker struct {
 	trip        window // what may open it
 	recent      window // what it tells about itself
 	opened      time.Time
+	reason      string    // why it opened
 	retry       time.Time // when the next probe may go
+}
+
+// Change is a change of a breaker's state.
+type Change struct {
+	From, To State
+	// Reason is why it opened, and RetryAt when the next probe may go.
+	Reason  string
+	RetryAt time.Time
 }
 
 // NewBreaker returns a closed breaker that calls changed after each change of
 // its state.
-func NewBreaker(now func() time.Time, changed func(from, to State)) *Breaker {
+func NewBreaker(now func() time.Time, changed func(Change)) *Breaker {
 	return &Breaker{now: now, changed: changed}
 }
 
@@ -77,8 +87,9 @@ func (b *Breaker) Allow() (pass Pass, wait time.Duration, ok bool) {
 	b.state, b.retry = HalfOpen, now.Add(openFor)
 	b.phase++ // an older probe has no say any more
 	pass = Pass{b.phase}
+	change := b.since(from)
 	b.mu.Unlock()
-	b.tell(from, HalfOpen)
+	b.tell(change)
 	return pass, 0, true
 }
 
@@ -94,9 +105,9 @@ func (b *Breaker) Record(pass Pass, class Class) {
 	if pass.phase == b.phase {
 		b.judge(now, class)
 	}
-	to := b.state
+	change := b.since(from)
 	b.mu.Unlock()
-	b.tell(from, to)
+	b.tell(change)
 }
 
 func (b *Breaker) judge(now time.Time, class Class) {
@@ -105,7 +116,7 @@ func (b *Breaker) judge(now time.Time, class Class) {
 		b.retry = now // the next one is the probe
 	case class == Abandoned:
 	case b.state == HalfOpen && class.Failure():
-		b.open(now)
+		b.open(now, "the probe failed")
 	case b.state == HalfOpen:
 		b.state, b.consecutive, b.trip = Closed, 0, window{}
 		b.phase++
@@ -122,19 +133,31 @@ func (b *Breaker) judge(now time.Time, class Class) {
 func (b *Breaker) fail(now time.Time) {
 	counts := b.trip.counts(now)
 	b.consecutive = min(b.consecutive+1, counts.Failures())
-	if b.consecutive >= maxConsecutive || counts.Total() >= leastRequests && 2*counts.Failures() >= counts.Total() {
-		b.open(now)
+	switch failures, total := counts.Failures(), counts.Total(); {
+	case b.consecutive >= maxConsecutive:
+		b.open(now, fmt.Sprintf("%d failures in a row", b.consecutive))
+	case total >= leastRequests && 2*failures >= total:
+		b.open(now, fmt.Sprintf("%d of %d requests failed", failures, total))
 	}
 }
 
-func (b *Breaker) open(now time.Time) {
-	b.state, b.opened, b.retry = Open, now, now.Add(openFor)
+func (b *Breaker) open(now time.Time, reason string) {
+	b.state, b.opened, b.reason, b.retry = Open, now, reason, now.Add(openFor)
 	b.phase++
 }
 
-func (b *Breaker) tell(from, to State) {
-	if from != to {
-		b.changed(from, to)
+// since is the change from an earlier state. The caller holds mu.
+func (b *Breaker) since(from State) Change {
+	c := Change{From: from, To: b.state}
+	if c.To == Open {
+		c.Reason, c.RetryAt = b.reason, b.retry
+	}
+	return c
+}
+
+func (b *Breaker) tell(c Change) {
+	if c.From != c.To {
+		b.changed(c)
 	}
 }
 

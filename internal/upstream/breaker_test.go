@@ -3,6 +3,7 @@ package upstream
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -74,7 +75,7 @@ func TestBreakerChangesItsState(t *testing.T) {
 			t.Parallel()
 			var got []string
 			c := newClock()
-			b := NewBreaker(c.now, func(from, to State) { got = append(got, fmt.Sprintf("%s>%s", from, to)) })
+			b := NewBreaker(c.now, func(c Change) { got = append(got, fmt.Sprintf("%s>%s", c.From, c.To)) })
 			for i, s := range test.steps {
 				c.advance(s.after)
 				turnedDown := 0
@@ -103,7 +104,7 @@ func TestBreakerChangesItsState(t *testing.T) {
 // opened returns a breaker that has just opened.
 func opened(t *testing.T, c *clock) *Breaker {
 	t.Helper()
-	b := NewBreaker(c.now, func(State, State) {})
+	b := NewBreaker(c.now, func(Change) {})
 	for range maxConsecutive {
 		pass, _, _ := b.Allow()
 		b.Record(pass, Unreachable)
@@ -144,7 +145,7 @@ func TestOneProbeAtATime(t *testing.T) {
 func TestAttemptsFromBeforeAChangeOnlyCount(t *testing.T) {
 	t.Parallel()
 	c := newClock()
-	b := NewBreaker(c.now, func(State, State) {})
+	b := NewBreaker(c.now, func(Change) {})
 	early, _, _ := b.Allow()
 	for range maxConsecutive {
 		pass, _, _ := b.Allow()
@@ -166,7 +167,7 @@ func TestAttemptsFromBeforeAChangeOnlyCount(t *testing.T) {
 func TestLastMinuteIsTold(t *testing.T) {
 	t.Parallel()
 	c := newClock()
-	b := NewBreaker(c.now, func(State, State) {})
+	b := NewBreaker(c.now, func(Change) {})
 	for class := OK; class <= Abandoned; class++ {
 		for range int(class) + 1 {
 			pass, _, _ := b.Allow()
@@ -196,7 +197,7 @@ func TestBreakerIsSharedByManyRequests(t *testing.T) {
 	t.Parallel()
 	c := newClock()
 	var changes atomic.Int64
-	b := NewBreaker(c.now, func(State, State) { changes.Add(1) })
+	b := NewBreaker(c.now, func(Change) { changes.Add(1) })
 	mixed := []Class{OK, ServerError, RateLimited, TimedOut, Unreachable, Abandoned}
 	var recorded atomic.Int64
 	var group sync.WaitGroup
@@ -240,5 +241,39 @@ func TestClassesOfAnswers(t *testing.T) {
 		if got := ClassOf(status); got != want {
 			t.Errorf("%d is %s, want %s", status, got, want)
 		}
+	}
+}
+
+func TestChangeSaysWhyABreakerOpened(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name  string
+		steps []Class
+		want  string
+	}{
+		{"in a row", slices.Repeat([]Class{ServerError}, 10), "10 failures in a row"},
+		{"half of them", slices.Repeat([]Class{OK, TimedOut}, 10), "10 of 20 requests failed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			var got []Change
+			c := newClock()
+			b := NewBreaker(c.now, func(c Change) { got = append(got, c) })
+			for _, class := range test.steps {
+				pass, _, _ := b.Allow()
+				b.Record(pass, class)
+			}
+			c.advance(openFor)
+			pass, _, _ := b.Allow()
+			b.Record(pass, Unreachable)
+			want := []Change{
+				{From: Closed, To: Open, Reason: test.want, RetryAt: c.now()},
+				{From: Open, To: HalfOpen},
+				{From: HalfOpen, To: Open, Reason: "the probe failed", RetryAt: c.now().Add(openFor)},
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("changes (-want +got):\n%s", diff)
+			}
+		})
 	}
 }

@@ -11,7 +11,7 @@ import (
 )
 
 func newTestPool(c *clock, credentials ...Credential) *Pool {
-	registry := NewRegistry(c.now, func(string, State, State) {})
+	registry := NewRegistry(c.now, func(string, Change) {})
 	return registry.Provider("openai", "https://api.example.com").NewPool(credentials)
 }
 
@@ -132,7 +132,7 @@ func TestHealthOutlivesThePool(t *testing.T) {
 	t.Parallel()
 	c := newClock()
 	var changes []string
-	registry := NewRegistry(c.now, func(provider string, _, to State) { changes = append(changes, provider+" "+to.String()) })
+	registry := NewRegistry(c.now, func(provider string, c Change) { changes = append(changes, provider+" "+c.To.String()) })
 	before := registry.Provider("openai", "https://a.example.com")
 	before.NewPool([]Credential{{Label: "old", Secret: "A", Weight: 1}}).Pick().Report(Unauthorized, 0)
 	for range maxConsecutive {

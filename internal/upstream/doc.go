@@ -16,7 +16,7 @@ import (
 // stay as long as the process: there are as many as were ever configured.
 type Registry struct {
 	now     func() time.Time
-	changed func(provider string, from, to State)
+	changed func(provider string, c Change)
 
 	mu        sync.Mutex
 	providers map[place]*Provider
@@ -27,7 +27,7 @@ type place struct{ name, baseURL string }
 
 // NewRegistry returns a registry that goes by the clock. It calls changed after
 // each change of a breaker's state, outside of any lock.
-func NewRegistry(now func() time.Time, changed func(provider string, from, to State)) *Registry {
+func NewRegistry(now func() time.Time, changed func(provider string, c Change)) *Registry {
 	return &Registry{now: now, changed: changed, providers: make(map[place]*Provider)}
 }
 
@@ -39,7 +39,7 @@ func (r *Registry) Provider(name, baseURL string) *Provider {
 	p := r.providers[key]
 	if p == nil {
 		p = &Provider{
-			Breaker: NewBreaker(r.now, func(from, to State) { r.changed(name, from, to) }),
+			Breaker: NewBreaker(r.now, func(c Change) { r.changed(name, c) }),
 			now:     r.now,
 			health:  make(map[[sha256.Size]byte]*health),
 		}
