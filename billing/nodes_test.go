@@ -122,11 +122,8 @@ type request struct {
 
 func (r request) allowances() []billing.Allowance {
 	return []billing.Allowance{
-		billing.BudgetOf(org, billing.Weekly, r.at),
-		{
-			OrganizationID: org, Kind: billing.KeySpend, KeyID: r.key.ID,
-			Period: r.key.UsageLimitReset, Start: r.key.UsageLimitReset.Start(r.at),
-		},
+		billing.BudgetOf(org, billing.Weekly, r.at, billing.Sunday),
+		billing.SpendOf(&r.key, r.at, billing.Sunday),
 		billing.CreditsOf(org),
 	}
 }
@@ -238,7 +235,7 @@ func TestLimitsAreExactAcrossAPeriodBoundary(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		midnight := billing.Daily.Start(time.Now()).AddDate(0, 0, 1)
+		midnight := billing.Daily.Start(time.Now(), billing.Sunday).AddDate(0, 0, 1)
 		var sent, yesterday, today atomic.Int64
 		var group sync.WaitGroup
 		for i := range 64 {
@@ -266,9 +263,9 @@ func TestLimitsAreExactAcrossAPeriodBoundary(t *testing.T) {
 			if spent > metering.USD || spent < metering.USD/100*99 {
 				t.Errorf("spent %s of 1.00 on the day of %s", spent, day)
 			}
-			booked, err := c.nodes[0].store.KeySpend(t.Context(), org, []billing.Key{key}, day)
-			if err != nil || booked[key.ID] != spent {
-				t.Errorf("booked %s on the day of %s, spent %s (%v)", booked[key.ID], day, spent, err)
+			booked, err := c.nodes[0].store.Spend(t.Context(), []billing.Allowance{billing.SpendOf(&key, day, billing.Sunday)})
+			if err != nil || booked[0] != spent {
+				t.Errorf("booked %v on the day of %s, spent %s (%v)", booked, day, spent, err)
 			}
 		}
 		c.checkBooks(t)

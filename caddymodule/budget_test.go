@@ -42,11 +42,12 @@ func (n *node) spent(t *testing.T) billing.Money {
 	if err := n.app.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	spent, err := n.app.Store().BudgetSpend(t.Context(), billing.DefaultOrganization, billing.Monthly, time.Now())
+	month := billing.BudgetOf(billing.DefaultOrganization, billing.Monthly, time.Now(), billing.Sunday)
+	spent, err := n.app.Store().Spend(t.Context(), []billing.Allowance{month})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return spent
+	return spent[0]
 }
 
 func TestBudgetAppliesToTheNextRequest(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/journal"
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
@@ -117,6 +118,7 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 	"price":        (*App).parsePrice,
 	"max_body":     (*App).parseMaxBody,
 	"error_format": (*App).parseErrorFormat,
+	"week_start":   (*App).parseWeekStart,
 	"drain": func(a *App, d *caddyfile.Dispenser) error {
 		return duration(d, &a.Drain, time.Millisecond, time.Hour)
 	},
@@ -365,6 +367,18 @@ func (a *App) parseErrorFormat(d *caddyfile.Dispenser) error {
 		return nil
 	}
 	return d.Errf("unknown error format %q: use gateway or provider", a.ErrorFormat)
+}
+
+func (a *App) parseWeekStart(d *caddyfile.Dispenser) error {
+	var day string
+	if err := oneArg(d, &day); err != nil {
+		return err
+	}
+	var err error
+	if a.WeekStart, err = billing.ParseWeekStart(day); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
 }
 
 func (a *App) parseMaxBody(d *caddyfile.Dispenser) error {
