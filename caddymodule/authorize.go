@@ -19,13 +19,13 @@ func (c *call) authorize() *refusal {
 	}
 	estimate.UsageSource, estimate.Error, estimate.Recovered = metering.SourceEstimated, "interrupted", true
 	estimate.Attempts = 1 // about to be made
-	claim.Soft = c.softLimits()
+	claim.Soft = c.watched()
 	hold, err := c.engine.authorizer.Hold(c.r.Context(), claim, &estimate)
 	if err != nil {
 		return c.refuseSpending(err)
 	}
 	c.hold, c.held = hold, hold.Amount()
-	if c.softReached = hold.SoftReached(); len(c.softReached) > 0 {
+	if c.softLimits = hold.SoftReached(); len(c.softLimits) > 0 {
 		c.w.Header().Set("X-Budget-Warning", "approaching_limit")
 	}
 	return nil
@@ -86,8 +86,8 @@ func (c *call) allowances() []billing.Allowance {
 	return list
 }
 
-// softLimits are the limits to warn of: mostly none.
-func (c *call) softLimits() (list []billing.SoftLimit) {
+// watched are the limits to warn of: mostly none.
+func (c *call) watched() (list []billing.SoftLimit) {
 	org, project := &c.key.organization, &c.key.project
 	if limit := c.key.UsageSoftLimit; limit != nil {
 		list = append(list, billing.SoftLimit{

@@ -43,11 +43,11 @@ type call struct {
 	unpriced bool           // it has no price, and goes on by policy
 	hold     *billing.Hold  // nil before it is authorized and after it is settled
 	held     billing.Money  // what it reserves or reserved
-	// softReached are the limits that the client is warned of.
-	softReached []billing.AllowanceKind
-	response    response
-	coverage    coverage // of a stream by its hold
-	abort       bool     // the client's connection is to be broken off
+	// softLimits are those that are reached: the client is warned of them.
+	softLimits []billing.AllowanceKind
+	response   response
+	coverage   coverage // of a stream by its hold
+	abort      bool     // the client's connection is to be broken off
 }
 
 // newCall understands what the URL says. It returns nil for a path that is

@@ -218,13 +218,18 @@ func Merge(leases []billing.Lease) []billing.Lease {
 		// node has is less.
 		sums[l.Allowance] += min(l.Amount, NoLimit-sums[l.Allowance])
 	}
-	merged := make([]billing.Lease, 0, len(sums))
-	for a, amount := range sums {
+	return sorted(sums)
+}
+
+// sorted lists the amounts above zero in the order that they are written in.
+func sorted(amounts map[billing.Allowance]billing.Money) []billing.Lease {
+	list := make([]billing.Lease, 0, len(amounts))
+	for a, amount := range amounts {
 		if amount > 0 {
-			merged = append(merged, billing.Lease{Allowance: a, Amount: amount})
+			list = append(list, billing.Lease{Allowance: a, Amount: amount})
 		}
 	}
-	slices.SortFunc(merged, func(x, y billing.Lease) int {
+	slices.SortFunc(list, func(x, y billing.Lease) int {
 		a, b := x.Allowance, y.Allowance
 		return cmp.Or(
 			cmp.Compare(a.OrganizationID, b.OrganizationID),
@@ -234,7 +239,7 @@ func Merge(leases []billing.Lease) []billing.Lease {
 			a.Start.Compare(b.Start),
 		)
 	})
-	return merged
+	return list
 }
 
 // OrganizationsOf returns the organizations of the allowances of a list, sorted.

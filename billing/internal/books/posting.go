@@ -152,18 +152,13 @@ func rollups(rows []Row) []Rollup {
 // spent is what leases are cut by: each cost in each allowance that it may have
 // been leased from.
 func spent(rows []Row) []billing.Lease {
-	sums := billing.Spent(func(yield func(*billing.Settlement) bool) {
+	return sorted(billing.Spent(func(yield func(*billing.Settlement) bool) {
 		for i := range rows {
 			if !yield(rows[i].Settlement) {
 				return
 			}
 		}
-	})
-	list := make([]billing.Lease, 0, len(sums))
-	for a, cost := range sums {
-		list = append(list, billing.Lease{Allowance: a, Amount: cost})
-	}
-	return Merge(list)
+	}))
 }
 
 func uses(rows []Row) []Use {
