@@ -30,6 +30,12 @@ type Gateway interface {
 	// OrganizationChanged makes the next request on this node see an
 	// organization's changed settings.
 	OrganizationChanged(org billing.Organization)
+	// ProjectChanged makes the next request on this node see a project's changed
+	// settings.
+	ProjectChanged(p billing.Project)
+	// WeekStart is the day that weeks start on in organizations that have not
+	// chosen one.
+	WeekStart() billing.WeekStart
 	// Held is the sum of the organization's open holds on this node.
 	Held(org string) billing.Money
 	// Providers tells how this node sees the providers, by name.
@@ -47,7 +53,9 @@ type Gateway interface {
 
 // nouns are the first path segments under /v1 that belong to this API. The
 // others there, /v1/chat/completions and /v1/models, are proxy routes.
-var nouns = []string{"account", "audit", "billing", "budget", "flush", "keys", "ledger", "nodes", "openapi.json", "providers", "usage"}
+var nouns = []string{
+	"account", "audit", "billing", "budget", "flush", "keys", "ledger", "nodes", "openapi.json", "projects", "providers", "usage",
+}
 
 const openAPIPath = "/v1/openapi.json"
 
@@ -70,6 +78,7 @@ func New(g Gateway) http.Handler {
 	a.registerAudit()
 	a.registerBilling()
 	a.registerBudget()
+	a.registerProjects()
 	a.registerLedger()
 	a.registerNodes()
 	a.registerProviders()

@@ -43,6 +43,9 @@ type testGateway struct {
 	mu      sync.Mutex
 	changed []billing.KeyHash
 	orgs    []billing.Organization // that were announced
+	// projects that were announced
+	projects []billing.Project
+	week     billing.WeekStart
 }
 
 func (g *testGateway) Store() billing.Store            { return g.store }
@@ -51,6 +54,7 @@ func (g *testGateway) Held(org string) billing.Money   { return g.held[org] }
 func (g *testGateway) Packages() []billing.Package     { return g.packages }
 func (g *testGateway) Purchaser() billing.Purchaser    { return g.purchaser }
 func (g *testGateway) AdminToken() string              { return g.token }
+func (g *testGateway) WeekStart() billing.WeekStart    { return g.week }
 func (g *testGateway) Logger() *slog.Logger            { return slog.New(slog.NewTextHandler(&g.log, nil)) }
 
 func (g *testGateway) Providers() []caddymodule.ProviderStatus { return g.providers }
@@ -69,6 +73,12 @@ func (g *testGateway) OrganizationChanged(org billing.Organization) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.orgs = append(g.orgs, org)
+}
+
+func (g *testGateway) ProjectChanged(p billing.Project) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.projects = append(g.projects, p)
 }
 
 // changes returns the keys that were announced since it was last called.

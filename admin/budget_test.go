@@ -26,18 +26,24 @@ func TestBudgetIsReplacedByWhatIsNamed(t *testing.T) {
 	g := newGateway(t)
 	c := newClient(t, g)
 	if got, want := c.budgetView(c.do(http.MethodGet, "/v1/budget", "")), decode[map[string]any](t, answer{body: `{"max_dollars":null,
-		"max_nanos":null,"period":"never","hold":"estimate","spent_nanos":0}`}); !cmp.Equal(got, want) {
+		"max_nanos":null,"soft_dollars":null,"period":"never","week_start":"sunday","hold":"estimate","rate_limit_rpm":null,"spent_nanos":0}`}); !cmp.Equal(got, want) {
 		t.Errorf("at first: %v", got)
 	}
 	for i, x := range []struct{ body, want string }{
 		{`{"max_dollars":"100.000000001","period":"monthly","hold":"strict"}`,
-			`{"max_dollars":100.000000001,"max_nanos":100000000001,"period":"monthly","hold":"strict","spent_nanos":0}`},
-		{`{"max_dollars":2.5e1}`, `{"max_dollars":25,"max_nanos":25000000000,"period":"monthly","hold":"strict","spent_nanos":0}`},
-		{`{"period":"daily"}`, `{"max_dollars":25,"max_nanos":25000000000,"period":"daily","hold":"strict","spent_nanos":0}`},
-		{`{"hold":"estimate","max_dollars":0}`, `{"max_dollars":0,"max_nanos":0,"period":"daily","hold":"estimate","spent_nanos":0}`},
-		{`{}`, `{"max_dollars":0,"max_nanos":0,"period":"daily","hold":"estimate","spent_nanos":0}`},
-		{`{"hold":"strict","max_dollars":null}`, `{"max_dollars":null,"max_nanos":null,"period":"daily","hold":"strict","spent_nanos":0}`},
-		{`{"period":null,"hold":null}`, `{"max_dollars":null,"max_nanos":null,"period":"never","hold":"estimate","spent_nanos":0}`},
+			`{"max_dollars":100.000000001,"max_nanos":100000000001,"soft_dollars":null,"period":"monthly","week_start":"sunday","hold":"strict","rate_limit_rpm":null,"spent_nanos":0}`},
+		{`{"max_dollars":2.5e1}`, `{"max_dollars":25,"max_nanos":25000000000,"soft_dollars":null,"period":"monthly","week_start":"sunday","hold":"strict","rate_limit_rpm":null,"spent_nanos":0}`},
+		{`{"period":"daily"}`, `{"max_dollars":25,"max_nanos":25000000000,"soft_dollars":null,"period":"daily","week_start":"sunday","hold":"strict","rate_limit_rpm":null,"spent_nanos":0}`},
+		{`{"hold":"estimate","max_dollars":0}`, `{"max_dollars":0,"max_nanos":0,"soft_dollars":null,"period":"daily","week_start":"sunday","hold":"estimate","rate_limit_rpm":null,"spent_nanos":0}`},
+		{`{}`, `{"max_dollars":0,"max_nanos":0,"soft_dollars":null,"period":"daily","week_start":"sunday","hold":"estimate","rate_limit_rpm":null,"spent_nanos":0}`},
+		{`{"hold":"strict","max_dollars":null}`, `{"max_dollars":null,"max_nanos":null,"soft_dollars":null,"period":"daily","week_start":"sunday","hold":"strict","rate_limit_rpm":null,"spent_nanos":0}`},
+		{`{"max_dollars":9,"soft_dollars":"8.999999999","week_start":"monday","rate_limit_rpm":600}`,
+			`{"max_dollars":9,"max_nanos":9000000000,"soft_dollars":8.999999999,"period":"daily","week_start":"monday","hold":"strict","rate_limit_rpm":600,"spent_nanos":0}`},
+		{`{"max_dollars":null,"soft_dollars":10}`,
+			`{"max_dollars":null,"max_nanos":null,"soft_dollars":10,"period":"daily","week_start":"monday","hold":"strict","rate_limit_rpm":600,"spent_nanos":0}`},
+		{`{"max_dollars":null,"soft_dollars":null,"week_start":null,"rate_limit_rpm":null}`,
+			`{"max_dollars":null,"max_nanos":null,"soft_dollars":null,"period":"daily","week_start":"sunday","hold":"strict","rate_limit_rpm":null,"spent_nanos":0}`},
+		{`{"period":null,"hold":null}`, `{"max_dollars":null,"max_nanos":null,"soft_dollars":null,"period":"never","week_start":"sunday","hold":"estimate","rate_limit_rpm":null,"spent_nanos":0}`},
 	} {
 		want := decode[map[string]any](t, answer{body: x.want})
 		for how, a := range map[string]answer{
@@ -67,6 +73,9 @@ func TestFaultyBudgetsAreRefusedByField(t *testing.T) {
 		{"max_dollars", `1e10`}, {"max_dollars", `"1,000"`}, {"max_dollars", `true`}, {"max_dollars", `""`},
 		{"period", `"yearly"`}, {"period", `""`}, {"period", `1`},
 		{"hold", `"lax"`}, {"hold", `true`}, {"hold", `""`},
+		{"soft_dollars", `-1`}, {"soft_dollars", `0.0000000001`}, {"soft_dollars", `"9223372037"`}, {"soft_dollars", `5.000000001`},
+		{"week_start", `"friday"`}, {"week_start", `""`}, {"week_start", `1`},
+		{"rate_limit_rpm", `-1`}, {"rate_limit_rpm", `1.5`}, {"rate_limit_rpm", `1e300`},
 		{"soft_limit", `1`}, {"max_nanos", `1`}, {"spent_nanos", `0`},
 	} {
 		body := fmt.Sprintf(`{"hold":"strict",%q:%s}`, x.field, x.value)
@@ -124,5 +133,37 @@ func TestBudgetSaysWhenItsPeriodBeginsAndEnds(t *testing.T) {
 	}
 	if got := decode[times](t, c.do(http.MethodPut, "/v1/budget", `{"period":"never"}`)); got.Start != nil || got.End != nil {
 		t.Errorf("never: from %s to %s", got.Start, got.End)
+	}
+}
+
+func TestLimitBelowTheSoftLimitIsRefused(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, newGateway(t))
+	for _, path := range []string{"/v1/budget", "/v1/projects/search"} {
+		c.do(http.MethodPut, path, `{"max_dollars":5,"soft_dollars":5}`).want(t, http.StatusOK)
+		c.do(http.MethodPut, path, `{"max_dollars":4.999999999}`).want(t, http.StatusUnprocessableEntity, `"location":"body.max_dollars"`)
+		c.do(http.MethodGet, path, "").want(t, http.StatusOK, `"max_dollars":5,`)
+	}
+}
+
+func TestWeeksStartWhereTheOrganizationSays(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	g.week = billing.Saturday
+	c := newClient(t, g)
+	for body, want := range map[string]time.Weekday{
+		`{"period":"weekly"}`:                         time.Saturday,
+		`{"period":"weekly","week_start":"sunday"}`:   time.Sunday,
+		`{"period":"weekly","week_start":"monday"}`:   time.Monday,
+		`{"period":"weekly","week_start":"saturday"}`: time.Saturday,
+	} {
+		got := decode[struct {
+			Start time.Time `json:"period_start"`
+			End   time.Time `json:"period_end"`
+		}](t, c.do(http.MethodPut, "/v1/budget", body))
+		if got.Start.Weekday() != want || !got.End.Equal(got.Start.AddDate(0, 0, 7)) {
+			t.Errorf("%s: from %s to %s, want from a %s", body, got.Start, got.End, want)
+		}
+		c.do(http.MethodPut, "/v1/budget", `{"week_start":null}`).want(t, http.StatusOK, `"week_start":"saturday"`)
 	}
 }

@@ -114,9 +114,9 @@ func (a *api) listKeys(ctx context.Context, in *Paging) (*body[list[key]], error
 		return nil, listError("keys", err)
 	}
 	keys, next := cut(*in, found, func(k billing.Key) string { return k.ID })
-	spend, err := a.gateway.Store().KeySpend(ctx, org, keys, now)
+	spend, err := a.keySpend(ctx, keys, now)
 	if err != nil {
-		return nil, fmt.Errorf("reading the spend of keys: %w", err)
+		return nil, err
 	}
 	return &body[list[key]]{list[key]{
 		Data:       mapped(keys, func(k billing.Key) key { return newKey(k, spend[k.ID], now) }),
@@ -221,9 +221,9 @@ func (a *api) changeKey(ctx context.Context, id string, change func(*billing.Key
 
 func (a *api) answerKey(ctx context.Context, k billing.Key) (*body[key], error) {
 	now := time.Now()
-	spend, err := a.gateway.Store().KeySpend(ctx, k.OrganizationID, []billing.Key{k}, now)
+	spend, err := a.keySpend(ctx, []billing.Key{k}, now)
 	if err != nil {
-		return nil, fmt.Errorf("reading the spend of a key: %w", err)
+		return nil, err
 	}
 	return &body[key]{newKey(k, spend[k.ID], now)}, nil
 }

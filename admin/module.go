@@ -108,6 +108,7 @@ func (g *gateway) Held(org string) billing.Money   { return g.app.Held(org) }
 func (g *gateway) Purchaser() billing.Purchaser    { return g.app.Purchaser() }
 func (g *gateway) AdminToken() string              { return g.app.AdminToken }
 func (g *gateway) Logger() *slog.Logger            { return g.log }
+func (g *gateway) WeekStart() billing.WeekStart    { return g.app.WeekStart }
 
 func (g *gateway) Providers() []caddymodule.ProviderStatus { return g.app.ProviderStatus() }
 
@@ -136,6 +137,14 @@ func (g *gateway) OrganizationChanged(org billing.Organization) {
 	defer cancel()
 	if err := g.app.OrganizationChanged(ctx, org); err != nil {
 		g.log.Warn("leases under the organization's old budget stay with this node", "error", err)
+	}
+}
+
+func (g *gateway) ProjectChanged(p billing.Project) {
+	ctx, cancel := context.WithTimeout(context.Background(), giveBackTimeout)
+	defer cancel()
+	if err := g.app.ProjectChanged(ctx, p); err != nil {
+		g.log.Warn("leases under the project's old budget stay with this node", "error", err)
 	}
 }
 

@@ -41,8 +41,9 @@ func newNode(n billing.Node) node {
 // nodeLease is a part of an allowance that a node may spend without asking.
 type nodeLease struct {
 	OrganizationID string                `json:"organization_id"`
-	Kind           billing.AllowanceKind `json:"kind" enum:"credits,budget,key"`
+	Kind           billing.AllowanceKind `json:"kind" enum:"credits,budget,project,key"`
 	KeyID          *string               `json:"key_id" doc:"The key whose limit it is part of."`
+	Project        *string               `json:"project" doc:"The project whose budget it is part of."`
 	Period         billing.Period        `json:"period" enum:"daily,weekly,monthly,never"`
 	PeriodStart    time.Time             `json:"period_start"`
 	AmountNanos    billing.Money         `json:"amount_nanos"`
@@ -50,10 +51,17 @@ type nodeLease struct {
 
 func newNodeLease(l billing.Lease) nodeLease {
 	a := l.Allowance
-	return nodeLease{
-		OrganizationID: a.OrganizationID, Kind: a.Kind, KeyID: orNil(a.KeyID),
+	n := nodeLease{
+		OrganizationID: a.OrganizationID, Kind: a.Kind,
 		Period: a.Period, PeriodStart: a.Start.UTC(), AmountNanos: l.Amount,
 	}
+	switch a.Kind {
+	case billing.KeySpend:
+		n.KeyID = &a.Subject
+	case billing.ProjectBudget:
+		n.Project = &a.Subject
+	}
+	return n
 }
 
 func (a *api) registerNodes() {

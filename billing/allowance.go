@@ -3,6 +3,7 @@ package billing
 import (
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 )
 
@@ -11,13 +12,14 @@ type Period string
 
 const (
 	Daily   Period = "daily"   // from 00:00
-	Weekly  Period = "weekly"  // from Sunday 00:00
+	Weekly  Period = "weekly"  // from 00:00 of the day that weeks start on
 	Monthly Period = "monthly" // from the 1st 00:00
 	Never   Period = "never"   // cumulative
 )
 
-// Periods are all periods. A store keeps settled spend for each of them, so
-// that a limit may be set or changed at any time and be exact at once.
+// Periods are all periods. What is settled is kept by day and for ever, of
+// which all of them are made: a limit may be set or changed at any time, and is
+// exact at once.
 var Periods = []Period{Daily, Weekly, Monthly, Never}
 
 // ParsePeriod reads a period's name.
@@ -29,16 +31,48 @@ func ParsePeriod(s string) (Period, error) {
 	return "", fmt.Errorf("unknown period %q: use daily, weekly, monthly or never", s)
 }
 
+// WeekStart is the day that a week begins on; "" is Sunday.
+type WeekStart string
+
+const (
+	Sunday   WeekStart = "sunday"
+	Monday   WeekStart = "monday"
+	Saturday WeekStart = "saturday"
+)
+
+// WeekStarts are all days that a week may begin on.
+var WeekStarts = []WeekStart{Sunday, Monday, Saturday}
+
+// ParseWeekStart reads a day's name.
+func ParseWeekStart(s string) (WeekStart, error) {
+	if w := WeekStart(s); slices.Contains(WeekStarts, w) {
+		return w, nil
+	}
+	return "", fmt.Errorf("unknown week start %q: use sunday, monday or saturday", s)
+}
+
+func (w WeekStart) weekday() time.Weekday {
+	switch w {
+	case Monday:
+		return time.Monday
+	case Saturday:
+		return time.Saturday
+	default:
+		return time.Sunday
+	}
+}
+
 // Start returns the start of the period that contains t; the Unix epoch for
-// Never.
-func (p Period) Start(t time.Time) time.Time {
+// Never. Where weeks start matters to Weekly alone.
+func (p Period) Start(t time.Time, week WeekStart) time.Time {
 	t = t.UTC()
 	day := time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, time.UTC)
 	switch p {
 	case Daily:
 		return day
 	case Weekly:
-		return day.AddDate(0, 0, -int(day.Weekday()))
+		const days = 7
+		return day.AddDate(0, 0, -int(day.Weekday()-week.weekday()+days)%days)
 	case Monthly:
 		return day.AddDate(0, 0, 1-day.Day())
 	default:
@@ -48,8 +82,10 @@ func (p Period) Start(t time.Time) time.Time {
 
 // End returns the end of the period that contains t, which is the start of the
 // next one; the zero time for Never.
-func (p Period) End(t time.Time) time.Time {
-	start := p.Start(t)
+func (p Period) End(t time.Time, week WeekStart) time.Time { return p.next(p.Start(t, week)) }
+
+// next returns the end of the period with this start.
+func (p Period) next(start time.Time) time.Time {
 	switch p {
 	case Daily:
 		return start.AddDate(0, 0, 1)
@@ -70,6 +106,8 @@ const (
 	Credits AllowanceKind = "credits"
 	// Budget of an organization: what it wants to spend in a period.
 	Budget AllowanceKind = "budget"
+	// ProjectBudget of the keys of one project in a period.
+	ProjectBudget AllowanceKind = "project"
 	// KeySpend of one proxy key in a period.
 	KeySpend AllowanceKind = "key"
 )
@@ -79,47 +117,84 @@ const (
 type Allowance struct {
 	OrganizationID string
 	Kind           AllowanceKind
-	// KeyID is set for KeySpend.
-	KeyID  string
-	Period Period
+	// Subject is the key's id, or the project's name, that Kind is of; "" for
+	// what is the organization's.
+	Subject string
+	Period  Period
 	// Start of the period, as Period.Start returns it.
 	Start time.Time
 }
 
 // CreditsOf is the allowance of an organization's credits.
 func CreditsOf(org string) Allowance {
-	return Allowance{OrganizationID: org, Kind: Credits, Period: Never, Start: Never.Start(time.Time{})}
+	return Allowance{OrganizationID: org, Kind: Credits, Period: Never, Start: Never.Start(time.Time{}, Sunday)}
 }
 
 // BudgetOf is the allowance of an organization's budget in the period that
 // contains t.
-func BudgetOf(org string, p Period, t time.Time) Allowance {
-	return Allowance{OrganizationID: org, Kind: Budget, Period: p, Start: p.Start(t)}
+func BudgetOf(org string, p Period, t time.Time, week WeekStart) Allowance {
+	return Allowance{OrganizationID: org, Kind: Budget, Period: p, Start: p.Start(t, week)}
+}
+
+// SpendOf is the allowance that a key's spend counts against at the time t,
+// limited or not: all time for a key without a period.
+func SpendOf(k *Key, t time.Time, week WeekStart) Allowance {
+	p := k.UsageLimitReset
+	if p == "" {
+		p = Never
+	}
+	return Allowance{
+		OrganizationID: k.OrganizationID, Kind: KeySpend, Subject: k.ID, Period: p, Start: p.Start(t, week),
+	}
+}
+
+// End returns the end of the allowance's period; the zero time for Never.
+func (a Allowance) End() time.Time { return a.Period.next(a.Start) }
+
+// ended tells whether the allowance's period is over.
+func (a Allowance) ended(now time.Time) bool {
+	end := a.End()
+	return !end.IsZero() && !now.Before(end)
+}
+
+// contains tells whether t is in the allowance's period.
+func (a Allowance) contains(t time.Time) bool {
+	return a.Period == Never || !t.Before(a.Start) && !a.ended(t)
 }
 
 // Spent sums what settlements cost in each allowance that they count in, be
-// there a limit or not: the organization's credits, and budget and key spend
-// in the periods of their arrival.
+// there a limit or not: the organization's credits; and the spend of the
+// organization, the project and the key in the periods of their arrival, with
+// each day that weeks may start on.
 func Spent(settlements iter.Seq[*Settlement]) map[Allowance]Money {
 	type group struct {
-		org, key string
-		day      time.Time // no period begins within a day
+		org, project, key string
+		day               time.Time // no period begins within a day
 	}
 	days := make(map[group]Money, 1)
 	for s := range settlements {
 		if s.Cost > 0 {
-			days[group{s.OrganizationID, s.KeyID, Daily.Start(s.At)}] += s.Cost
+			days[group{s.OrganizationID, s.Project, s.KeyID, Daily.Start(s.At, Sunday)}] += s.Cost
 		}
 	}
-	sums := make(map[Allowance]Money, len(days)*(1+2*len(Periods)))
+	sums := make(map[Allowance]Money, len(days)*(1+3*(len(Periods)+len(WeekStarts)-1)))
 	for g, cost := range days {
 		sums[CreditsOf(g.org)] += cost
 		for _, p := range Periods {
-			budget := BudgetOf(g.org, p, g.day)
-			spend := budget
-			spend.Kind, spend.KeyID = KeySpend, g.key
-			sums[budget] += cost
-			sums[spend] += cost
+			weeks := WeekStarts
+			if p != Weekly {
+				weeks = weeks[:1]
+			}
+			for _, week := range weeks {
+				a := BudgetOf(g.org, p, g.day, week)
+				sums[a] += cost
+				a.Kind, a.Subject = KeySpend, g.key
+				sums[a] += cost
+				if g.project != "" {
+					a.Kind, a.Subject = ProjectBudget, g.project
+					sums[a] += cost
+				}
+			}
 		}
 	}
 	return sums

@@ -15,6 +15,8 @@ var (
 	ErrSpendExceeded = errors.New("key spend limit exceeded")
 	// ErrBudgetExceeded: the organization's budget does not cover the hold.
 	ErrBudgetExceeded = errors.New("organization budget exceeded")
+	// ErrProjectBudgetExceeded: the project's budget does not cover the hold.
+	ErrProjectBudgetExceeded = errors.New("project budget exceeded")
 	// ErrUnavailable: neither a lease nor the store nor the journal could
 	// authorize the spend. The request must not be sent.
 	ErrUnavailable = errors.New("ledger unavailable")
@@ -76,7 +78,7 @@ const (
 // Authorizer decides in memory, from leases, whether a request may spend. It
 // asks the store only when a lease runs low, mostly in the background.
 type Authorizer struct {
-	store   Leases
+	store   SpendStore
 	journal Journal
 	poster  *Poster
 	node    string
@@ -106,7 +108,7 @@ type Authorizer struct {
 // NewAuthorizer returns an authorizer for a node that has no leases yet. The
 // poster tells it what has been posted, so nothing may be posted before. It
 // keeps the leases in the background until Close.
-func NewAuthorizer(store Leases, journal Journal, poster *Poster, options Options) *Authorizer {
+func NewAuthorizer(store SpendStore, journal Journal, poster *Poster, options Options) *Authorizer {
 	if options.Ahead == nil {
 		options.Ahead = func() time.Duration { return DefaultLeaseAhead }
 	}
@@ -148,6 +150,9 @@ type Claim struct {
 	// stands for Amount.
 	Least Money
 
+	// Soft are the limits to warn of.
+	Soft []SoftLimit
+
 	// held is what the request holds already.
 	held Money
 }
@@ -166,13 +171,15 @@ type Hold struct {
 	allowances []Allowance
 	amount     Money
 	segments   []Segment
+	reached    []AllowanceKind
 	ended      bool
 }
 
 // Hold reserves what is claimed and journals the estimate, which is the
 // settlement to post if the process ends before the request. Where others hold
 // what is missing it waits a moment for them to end. Errors:
-// ErrInsufficientCredits, ErrSpendExceeded, ErrBudgetExceeded, ErrUnavailable.
+// ErrInsufficientCredits, ErrSpendExceeded, ErrBudgetExceeded,
+// ErrProjectBudgetExceeded, ErrUnavailable.
 func (a *Authorizer) Hold(ctx context.Context, claim Claim, estimate *Settlement) (*Hold, error) {
 	amount, err := a.reserve(ctx, claim)
 	if err != nil {
@@ -184,6 +191,7 @@ func (a *Authorizer) Hold(ctx context.Context, claim Claim, estimate *Settlement
 		a.settle(h.allowances, amount, 0)
 		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
+	h.reached = a.reached(ctx, claim.Soft)
 	return h, nil
 }
 
@@ -198,6 +206,10 @@ func (a *Authorizer) noteFailure(ctx context.Context, err error) {
 
 // Amount is what the hold reserves. It may be less than was claimed.
 func (h *Hold) Amount() Money { return h.amount }
+
+// SoftReached are the kinds of the claim's soft limits that were reached when
+// the hold began.
+func (h *Hold) SoftReached() []AllowanceKind { return h.reached }
 
 // Extend reserves more for a request that outgrows its hold: amount, or where
 // an allowance has less left, at least least. Its errors are those of Hold.
@@ -285,6 +297,8 @@ func exceeded(kind AllowanceKind) error {
 		return ErrSpendExceeded
 	case Budget:
 		return ErrBudgetExceeded
+	case ProjectBudget:
+		return ErrProjectBudgetExceeded
 	default:
 		return ErrInsufficientCredits
 	}

@@ -89,7 +89,7 @@ func openBooks(t *testing.T, dir string) *books {
 var sole = billing.Options{Sole: true, Patience: 100 * time.Millisecond}
 
 // lease gives the node an authorizer.
-func (b *books) lease(t *testing.T, store billing.Leases, options billing.Options) {
+func (b *books) lease(t *testing.T, store billing.SpendStore, options billing.Options) {
 	t.Helper()
 	if b.authorizer != nil {
 		b.authorizer.Close()
@@ -193,8 +193,8 @@ func TestHoldsAreRefusedByTheAllowanceThatIsShort(t *testing.T) {
 	key := b.key(t, 5*cent)
 	credits := billing.CreditsOf(org)
 	spend := billing.Allowance{
-		OrganizationID: org, Kind: billing.KeySpend, KeyID: key.ID,
-		Period: billing.Monthly, Start: billing.Monthly.Start(time.Now()),
+		OrganizationID: org, Kind: billing.KeySpend, Subject: key.ID,
+		Period: billing.Monthly, Start: billing.Monthly.Start(time.Now(), billing.Sunday),
 	}
 	for _, test := range []struct {
 		name       string
@@ -230,8 +230,8 @@ func TestManyClientsSpendAllOfALimitAndNoMore(t *testing.T) {
 	b.buy(t, metering.USD)
 	key := b.key(t, 60*cent)
 	allowances := []billing.Allowance{billing.CreditsOf(org), {
-		OrganizationID: org, Kind: billing.KeySpend, KeyID: key.ID,
-		Period: billing.Monthly, Start: billing.Monthly.Start(time.Now()),
+		OrganizationID: org, Kind: billing.KeySpend, Subject: key.ID,
+		Period: billing.Monthly, Start: billing.Monthly.Start(time.Now(), billing.Sunday),
 	}}
 	var served atomic.Int64
 	var group sync.WaitGroup
@@ -394,8 +394,8 @@ func TestChangedKeyLimitAppliesToTheNextHold(t *testing.T) {
 	b := openBooks(t, t.TempDir())
 	key := b.key(t, 50*cent)
 	allowance := billing.Allowance{
-		OrganizationID: org, Kind: billing.KeySpend, KeyID: key.ID,
-		Period: billing.Monthly, Start: billing.Monthly.Start(time.Now()),
+		OrganizationID: org, Kind: billing.KeySpend, Subject: key.ID,
+		Period: billing.Monthly, Start: billing.Monthly.Start(time.Now(), billing.Sunday),
 	}
 	spend := func(cost billing.Money) error {
 		s := settlement(cost)

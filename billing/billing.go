@@ -42,7 +42,8 @@ type Organization struct {
 	// BudgetSoft is the spend in each period from which on requests are served
 	// with a warning; nil is none.
 	BudgetSoft *Money
-	// WeekStart is the day that weekly periods begin on; "" is Sunday.
+	// WeekStart is the day that weekly periods begin on; "" leaves it to the
+	// gateway's configuration.
 	WeekStart WeekStart
 	// RateLimitRPM is requests per calendar minute, all keys together; 0 is no
 	// limit.
@@ -51,15 +52,6 @@ type Organization struct {
 	// rather than an estimate.
 	HoldStrict bool
 }
-
-// WeekStart is the day that a week begins on.
-type WeekStart string
-
-const (
-	Sunday   WeekStart = "sunday"
-	Monday   WeekStart = "monday"
-	Saturday WeekStart = "saturday"
-)
 
 // Account is an organization's money.
 type Account struct {

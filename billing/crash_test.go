@@ -186,7 +186,7 @@ func (h *history) crash(n int) string {
 // check proves that no limit is exceeded and that the books balance, now.
 func (h *history) check() {
 	h.t.Helper()
-	spent, err := h.auditor.KeySpend(h.t.Context(), org, []billing.Key{h.key}, time.Now())
+	spent, err := h.auditor.Spend(h.t.Context(), []billing.Allowance{billing.SpendOf(&h.key, time.Now(), billing.Sunday)})
 	h.must(err)
 	account, err := h.auditor.Account(h.t.Context(), org)
 	h.must(err)
@@ -195,19 +195,19 @@ func (h *history) check() {
 	if v.Imbalance() != 0 {
 		h.t.Errorf("the books do not balance: %+v", v.Failed())
 	}
-	if account.Balance < 0 || spent[h.key.ID] > h.limit {
-		h.t.Errorf("balance %s, key spent %s of %s", account.Balance, spent[h.key.ID], h.limit)
+	if account.Balance < 0 || spent[0] > h.limit {
+		h.t.Errorf("balance %s, key spent %s of %s", account.Balance, spent[0], h.limit)
 	}
 	// What a node gives back may be read once more as another one's, so what
 	// looks like too much is looked at again.
 	for again := range 5 {
 		credits, key := h.leased()
-		if credits <= account.Balance && spent[h.key.ID]+key <= h.limit {
+		if credits <= account.Balance && spent[0]+key <= h.limit {
 			return
 		}
 		if again == 4 {
 			h.t.Errorf("leased %s of a balance of %s, and %s of a key that has spent %s of %s",
-				credits, account.Balance, key, spent[h.key.ID], h.limit)
+				credits, account.Balance, key, spent[0], h.limit)
 		}
 	}
 }

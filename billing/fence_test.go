@@ -216,13 +216,13 @@ func TestWaitingClaimIsNotServedBehindTheFence(t *testing.T) {
 
 // gatedLeases keeps the first answer back.
 type gatedLeases struct {
-	billing.Leases
+	billing.SpendStore
 	once             sync.Once
 	granted, release chan struct{}
 }
 
 func (l *gatedLeases) Lease(ctx context.Context, node string, want []billing.Want) ([]billing.Grant, error) {
-	grants, err := l.Leases.Lease(ctx, node, want)
+	grants, err := l.SpendStore.Lease(ctx, node, want)
 	l.once.Do(func() {
 		close(l.granted)
 		<-l.release
@@ -236,7 +236,7 @@ func TestAnswersOfBeforeAnExpiryAreNotBelieved(t *testing.T) {
 	_, nodes := startProcesses(t, 2, openPostgres(t), time.Minute, 200*time.Millisecond)
 	p, other := nodes[0], nodes[1]
 	p.buy(t, metering.USD)
-	gate := &gatedLeases{Leases: p.store, granted: make(chan struct{}), release: make(chan struct{})}
+	gate := &gatedLeases{SpendStore: p.store, granted: make(chan struct{}), release: make(chan struct{})}
 	p.lease(t, gate, billing.Options{Patience: 200 * time.Millisecond})
 	held := make(chan error, 1)
 	go func() {

@@ -10,12 +10,13 @@ import (
 // GiveBackKey returns the free part of a key's leases to the store, so that a
 // changed limit applies to the next request.
 func (a *Authorizer) GiveBackKey(ctx context.Context, keyID string) error {
-	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == KeySpend && id.KeyID == keyID }))
+	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == KeySpend && id.Subject == keyID }))
 }
 
-// GiveBackBudget does so for an organization's budget.
+// GiveBackBudget does so for an organization's budget, and those of its projects
+// and keys, whose weeks start with its own.
 func (a *Authorizer) GiveBackBudget(ctx context.Context, org string) error {
-	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind == Budget && id.OrganizationID == org }))
+	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind != Credits && id.OrganizationID == org }))
 }
 
 // GiveBackKeys does so for all keys and budgets.
@@ -28,7 +29,7 @@ func (a *Authorizer) GiveBackKeys(ctx context.Context) error {
 func (a *Authorizer) GiveBackIdle(ctx context.Context, now time.Time) error {
 	return a.giveBack(ctx, func(id Allowance, l *lease) Money {
 		switch {
-		case id.Start.Before(id.Period.Start(now)):
+		case id.ended(now):
 			return l.free()
 		case a.options.Sole || l.free() <= 2*min(l.target, maxAmount/2):
 			return 0

@@ -36,6 +36,7 @@ func (a *Authorizer) keep(ctx context.Context) {
 		if now.Sub(measured) >= keepEvery {
 			measured = now
 			a.measure(now)
+			a.followSpends(ctx, now)
 		}
 		if a.isStale() {
 			a.report(ctx, a.giveBack(ctx, func(Allowance, *lease) Money { return 0 }))

@@ -132,13 +132,18 @@ func (a *Authorizer) posted(ctx context.Context, batch []posting) error {
 		return err
 	}
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	for i := range batch {
 		if cost := batch[i].settlement.Cost; cost > 0 {
 			for _, id := range batch[i].allowances {
 				a.lease(id).spent -= cost
 			}
 		}
+	}
+	a.mu.Unlock()
+	a.poster.mu.Lock()
+	defer a.poster.mu.Unlock()
+	for i := range batch {
+		a.poster.spends.posted(&batch[i])
 	}
 	return nil
 }
@@ -179,8 +184,11 @@ func (a *Authorizer) isStale() bool {
 // doubt says that what the store has done is not known for certain.
 func (a *Authorizer) doubt() {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	a.stale = true
+	a.mu.Unlock()
+	a.poster.mu.Lock()
+	defer a.poster.mu.Unlock()
+	a.poster.misheard = true
 }
 
 // reconcile reads the leases from the store if they are stale, unless the node

@@ -28,8 +28,8 @@ func (b *books) spend(ctx context.Context, hold, cost billing.Money, keyID strin
 
 func monthly(key billing.Key) billing.Allowance {
 	return billing.Allowance{
-		OrganizationID: org, Kind: billing.KeySpend, KeyID: key.ID,
-		Period: billing.Monthly, Start: billing.Monthly.Start(time.Now()),
+		OrganizationID: org, Kind: billing.KeySpend, Subject: key.ID,
+		Period: billing.Monthly, Start: billing.Monthly.Start(time.Now(), billing.Sunday),
 	}
 }
 
@@ -85,7 +85,7 @@ func TestChangedBudgetAppliesToTheNextHold(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	budget := billing.BudgetOf(org, billing.Weekly, time.Now())
+	budget := billing.BudgetOf(org, billing.Weekly, time.Now(), billing.Sunday)
 	spend := func(cost billing.Money) error { return b.spend(t.Context(), cost, cost, "key_1", budget) }
 	set(50 * cent)
 	if err := spend(10 * cent); err != nil {
@@ -193,11 +193,11 @@ func TestRequestsAboveTheirHoldsDoNotRefuseOthers(t *testing.T) {
 }
 
 // slowLeases gives others time to spend while a lease is under way.
-type slowLeases struct{ billing.Leases }
+type slowLeases struct{ billing.SpendStore }
 
 func (l slowLeases) Lease(ctx context.Context, node string, want []billing.Want) ([]billing.Grant, error) {
 	time.Sleep(2 * time.Millisecond)
-	return l.Leases.Lease(ctx, node, want)
+	return l.SpendStore.Lease(ctx, node, want)
 }
 
 func TestLeasesOfEndedPeriodsAreGivenBack(t *testing.T) {
@@ -227,7 +227,7 @@ func TestLeasesOfEndedPeriodsAreGivenBack(t *testing.T) {
 
 // flakyLeases fails on demand, before or after the store has done its work.
 type flakyLeases struct {
-	billing.Leases
+	billing.SpendStore
 	failBefore, failAfter atomic.Bool
 	lost                  atomic.Int64 // answers
 }
@@ -245,12 +245,12 @@ func (l *flakyLeases) around(work func() error) error {
 }
 
 func (l *flakyLeases) Lease(ctx context.Context, node string, want []billing.Want) (granted []billing.Grant, err error) {
-	err = l.around(func() error { granted, err = l.Leases.Lease(ctx, node, want); return err })
+	err = l.around(func() error { granted, err = l.SpendStore.Lease(ctx, node, want); return err })
 	return granted, err
 }
 
 func (l *flakyLeases) Return(ctx context.Context, node string, leases []billing.Lease) error {
-	return l.around(func() error { return l.Leases.Return(ctx, node, leases) })
+	return l.around(func() error { return l.SpendStore.Return(ctx, node, leases) })
 }
 
 func TestLeasesAreKnownAgainAfterAnUnknownOutcome(t *testing.T) {
@@ -265,7 +265,7 @@ func TestLeasesAreKnownAgainAfterAnUnknownOutcome(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			b := openBooks(t, t.TempDir())
-			flaky := &flakyLeases{Leases: b.store}
+			flaky := &flakyLeases{SpendStore: b.store}
 			b.lease(t, flaky, sole)
 			key := b.key(t, 10*cent)
 			spend := func() error { return b.spend(t.Context(), cent, cent, key.ID, monthly(key)) }

@@ -128,7 +128,7 @@ func TestLostRepliesCostNobodyAnything(t *testing.T) {
 	var networks []*flakyLeases
 	var group sync.WaitGroup
 	for _, b := range c.nodes {
-		network := &flakyLeases{Leases: b.store}
+		network := &flakyLeases{SpendStore: b.store}
 		networks = append(networks, network)
 		b.lease(t, network, billing.Options{})
 		group.Go(func() {

@@ -118,15 +118,13 @@ type request struct {
 	cost billing.Money
 	held billing.Money
 	took time.Duration
+	week billing.WeekStart
 }
 
 func (r request) allowances() []billing.Allowance {
 	return []billing.Allowance{
-		billing.BudgetOf(org, billing.Weekly, r.at),
-		{
-			OrganizationID: org, Kind: billing.KeySpend, KeyID: r.key.ID,
-			Period: r.key.UsageLimitReset, Start: r.key.UsageLimitReset.Start(r.at),
-		},
+		billing.BudgetOf(org, billing.Weekly, r.at, r.week),
+		billing.SpendOf(&r.key, r.at, r.week),
 		billing.CreditsOf(org),
 	}
 }
@@ -219,60 +217,76 @@ func TestNodesShareALimitToTheEnd(t *testing.T) {
 	}
 }
 
-// The end of a day comes in the middle of the load: each request counts in its
-// own day, and both days have the whole limit.
+// The end of a period comes in the middle of the load: each request counts in
+// its own, and both have the whole limit.
 func TestLimitsAreExactAcrossAPeriodBoundary(t *testing.T) {
 	t.Parallel()
+	for _, p := range []billing.Period{billing.Daily, billing.Weekly, billing.Monthly} {
+		t.Run(string(p), func(t *testing.T) { // one at a time: it is a lot of load
+			onBothStores(t, func(t *testing.T, open func() billing.Store) { spendAcross(t, open, p) })
+		})
+	}
+}
+
+// spendAcross spends at the end of the current period of a key, in an
+// organization whose weeks start on Mondays.
+func spendAcross(t *testing.T, open func() billing.Store, p billing.Period) {
 	const (
 		cost     = metering.USD / 1000
 		requests = 4000
+		week     = billing.Monday
 	)
-	onBothStores(t, func(t *testing.T, open func() billing.Store) {
-		c := startForLoad(t, open, 300*time.Millisecond)
-		c.nodes[0].buy(t, 100*metering.USD)
-		key := c.nodes[0].key(t, metering.USD)
-		key, err := c.nodes[0].store.UpdateKey(t.Context(), org, key.ID, func(k *billing.Key) error {
-			k.UsageLimitReset = billing.Daily
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		midnight := billing.Daily.Start(time.Now()).AddDate(0, 0, 1)
-		var sent, yesterday, today atomic.Int64
-		var group sync.WaitGroup
-		for i := range 64 {
-			group.Go(func() {
-				for n := sent.Add(1); n <= requests; n = sent.Add(1) {
-					at := midnight.Add(time.Duration(n-requests/2) * time.Microsecond)
-					r := request{key: key, at: at, cost: cost, held: 2 * cost, took: time.Millisecond}
-					switch err := c.nodes[i%len(c.nodes)].send(t, r); {
-					case err == nil && at.Before(midnight):
-						yesterday.Add(int64(cost))
-					case err == nil:
-						today.Add(int64(cost))
-					case !errors.Is(err, billing.ErrSpendExceeded):
-						t.Errorf("request at %s: %v", at, err)
-					}
-				}
-			})
-		}
-		group.Wait()
-		c.flush(t)
-		for day, spent := range map[time.Time]billing.Money{
-			midnight.Add(-time.Second): billing.Money(yesterday.Load()),
-			midnight:                   billing.Money(today.Load()),
-		} {
-			if spent > metering.USD || spent < metering.USD/100*99 {
-				t.Errorf("spent %s of 1.00 on the day of %s", spent, day)
-			}
-			booked, err := c.nodes[0].store.KeySpend(t.Context(), org, []billing.Key{key}, day)
-			if err != nil || booked[key.ID] != spent {
-				t.Errorf("booked %s on the day of %s, spent %s (%v)", booked[key.ID], day, spent, err)
-			}
-		}
-		c.checkBooks(t)
+	c := startForLoad(t, open, billing.DefaultPatience)
+	c.nodes[0].buy(t, 100*metering.USD)
+	_, err := c.nodes[0].store.UpdateOrganization(t.Context(), org, func(o *billing.Organization) error {
+		o.WeekStart = week
+		return nil
 	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := c.nodes[0].key(t, metering.USD)
+	key, err = c.nodes[0].store.UpdateKey(t.Context(), org, key.ID, func(k *billing.Key) error {
+		k.UsageLimitReset = p
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	boundary := p.End(time.Now(), week)
+	var sent, before, after atomic.Int64
+	var group sync.WaitGroup
+	for i := range 64 {
+		group.Go(func() {
+			for n := sent.Add(1); n <= requests; n = sent.Add(1) {
+				at := boundary.Add(time.Duration(n-requests/2) * time.Microsecond)
+				r := request{key: key, at: at, cost: cost, held: 2 * cost, took: time.Millisecond, week: week}
+				switch err := c.nodes[i%len(c.nodes)].send(t, r); {
+				case err == nil && at.Before(boundary):
+					before.Add(int64(cost))
+				case err == nil:
+					after.Add(int64(cost))
+				case !errors.Is(err, billing.ErrSpendExceeded):
+					t.Errorf("request at %s: %v", at, err)
+				}
+			}
+		})
+	}
+	group.Wait()
+	c.flush(t)
+	for at, spent := range map[time.Time]billing.Money{
+		boundary.Add(-time.Second): billing.Money(before.Load()),
+		boundary:                   billing.Money(after.Load()),
+	} {
+		if spent > metering.USD || spent < metering.USD/100*99 {
+			t.Errorf("spent %s of 1.00 in the period of %s", spent, at)
+		}
+		booked, err := c.nodes[0].store.Spend(t.Context(), []billing.Allowance{billing.SpendOf(&key, at, week)})
+		if err != nil || booked[0] != spent {
+			t.Errorf("booked %v in the period of %s, spent %s (%v)", booked, at, spent, err)
+		}
+	}
+	c.checkBooks(t)
 }
 
 // One node has leased nearly all there is and does not use it: another one gets

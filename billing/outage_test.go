@@ -13,7 +13,7 @@ import (
 
 // endless grants each lease.
 type endless struct {
-	billing.Leases
+	billing.SpendStore
 	mu      sync.Mutex
 	granted []billing.Lease
 	work    time.Duration

@@ -66,14 +66,17 @@ type Poster struct {
 	mu sync.Mutex
 	// queue is in parts of postBatch at most: in an outage it gets long, and to
 	// move all of it to a larger place would make requests wait.
-	queue   [][]posting
-	queued  uint64        // settlements ever queued
-	done    uint64        // and posted, in the same order
-	waiting []flush       // in the order of their targets
-	wake    chan struct{} // 1 deep: there is something to do
-	hurry   chan struct{} // 1 deep: do it now
-	stop    context.CancelFunc
-	ended   chan struct{}
+	queue  [][]posting
+	queued uint64 // settlements ever queued
+	done   uint64 // and posted, in the same order
+	spends spends
+	// misheard tells that what is settled in them may be off.
+	misheard bool
+	waiting  []flush       // in the order of their targets
+	wake     chan struct{} // 1 deep: there is something to do
+	hurry    chan struct{} // 1 deep: do it now
+	stop     context.CancelFunc
+	ended    chan struct{}
 }
 
 // flush waits until so many settlements are posted.
@@ -89,6 +92,8 @@ type posting struct {
 	segments []Segment
 	// allowances are those that it was held in.
 	allowances []Allowance
+	// followed are the spends that it counts in as unposted.
+	followed []*spend
 	// since is when it was queued, after the poster was started.
 	since time.Duration
 }
@@ -115,6 +120,7 @@ func (p *Poster) Post(s Settlement, segments ...Segment) {
 func (p *Poster) post(q posting) {
 	q.since = time.Since(p.started)
 	p.mu.Lock()
+	p.spends.settled(&q)
 	last := len(p.queue) - 1
 	if last < 0 || len(p.queue[last]) == postBatch {
 		p.queue = append(p.queue, nil)
@@ -304,10 +310,10 @@ func (p *Poster) try(ctx context.Context, batch []posting) error {
 		if p.unsure || err != nil || len(conflicts) > 0 {
 			p.follower.doubt()
 		}
-		p.unsure = err != nil
 		if err == nil {
 			err = p.follower.posted(ctx, batch)
 		}
+		p.unsure = err != nil
 	}
 	if err == nil && len(conflicts) > 0 {
 		p.observer.PostConflict(conflicts)

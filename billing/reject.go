@@ -48,10 +48,13 @@ func (p *Poster) setAside(ctx context.Context, q *posting, reason error) error {
 // it cost is still leased, and free again.
 func (a *Authorizer) rejected(q *posting) {
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	for _, id := range q.allowances {
 		a.lease(id).spent -= max(0, q.settlement.Cost)
 	}
+	a.mu.Unlock()
+	a.poster.mu.Lock()
+	defer a.poster.mu.Unlock()
+	a.poster.spends.gone(q)
 }
 
 // Recovery posts what an earlier process of a node has left in its journal.

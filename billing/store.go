@@ -11,6 +11,7 @@ import (
 // concurrently, and return when what they did is durable.
 type Store interface {
 	Organizations
+	Projects
 	Keys
 	Leases
 	Quotas
@@ -40,6 +41,23 @@ type Organizations interface {
 	UpdateOrganization(ctx context.Context, id string, change func(*Organization) error) (Organization, error)
 }
 
+// Projects are the settings of groups of keys. Each method that changes a
+// project also advances KeysVersion in the same transaction.
+type Projects interface {
+	// ListProjects returns projects in the order of their names.
+	ListProjects(ctx context.Context, org string, page Page) ([]Project, error)
+	// Project returns a project, or ErrNotFound.
+	Project(ctx context.Context, org, name string) (Project, error)
+	// PutProject reads the project, or makes one of this name, lets change alter
+	// it, and writes it, all in one transaction; an error from change is returned
+	// and nothing is written. Organization, name and creation time do not change.
+	// An organization that does not exist is ErrNotFound.
+	PutProject(ctx context.Context, org, name string, change func(*Project) error) (Project, error)
+	// DeleteProject removes a project's settings, or is ErrNotFound. What is spent
+	// of it stays in the books, and keys go on to name it.
+	DeleteProject(ctx context.Context, org, name string) error
+}
+
 // Keys are the proxy keys. Each method that changes a key also advances
 // KeysVersion in the same transaction.
 type Keys interface {
@@ -55,8 +73,9 @@ type Keys interface {
 	// in one transaction; an error from change is returned and nothing is
 	// written. Id, organization, hash and creation time do not change.
 	UpdateKey(ctx context.Context, org, id string, change func(*Key) error) (Key, error)
-	// KeysVersion is a number that grows with each change of any key or of any
-	// organization's settings: of all that decides what a key may do.
+	// KeysVersion is a number that grows with each change of any key, or of the
+	// settings of any organization or project: of all that decides what a key
+	// may do.
 	KeysVersion(ctx context.Context) (int64, error)
 }
 
@@ -67,9 +86,11 @@ type Leases interface {
 	// Lease grants what is wanted as far as the allowances' limits leave room,
 	// in one transaction: the answer has one grant for each want, in the same
 	// order. Limits are the store's own: purchases for Credits, the
-	// organization's Budget for Budget, the key's UsageLimit for KeySpend. An
-	// allowance without a limit is granted whole; one of another period than
-	// its limit's is granted nothing.
+	// organization's Budget for Budget, the project's for ProjectBudget, the
+	// key's UsageLimit for KeySpend. An allowance without a limit is granted
+	// whole; one of another period than its limit's is granted nothing, nor is
+	// one of a week that starts on another day than the organization's. If the
+	// organization has not chosen a day, each will do.
 	Lease(ctx context.Context, node string, want []Want) ([]Grant, error)
 	// Return gives leases back, whole or in part. More than the node has is
 	// cut to what it has.
@@ -134,12 +155,9 @@ type Reports interface {
 	Request(ctx context.Context, org, id string) (Settlement, error)
 	// Usage returns the totals of the rows that Requests would return.
 	Usage(ctx context.Context, org string, f Filter) (Totals, error)
-	// KeySpend returns what each of the keys has spent in its current period
-	// at the given time, by key id; all time for keys without a limit.
-	KeySpend(ctx context.Context, org string, keys []Key, now time.Time) (map[string]Money, error)
-	// BudgetSpend returns what the organization has spent in the period that
-	// contains the given time.
-	BudgetSpend(ctx context.Context, org string, p Period, now time.Time) (Money, error)
+	// Spend returns what is settled in each of the allowances, whatever their
+	// limits, in the same order.
+	Spend(ctx context.Context, allowances []Allowance) ([]Money, error)
 	// Verify proves, as of one moment, that the books balance, and says where
 	// they do not. It blocks no one. What it finds sound it remembers, so that
 	// incremental verifications go on from there.

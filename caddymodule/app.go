@@ -92,6 +92,11 @@ type App struct {
 	// llm_gateway.low_balance is emitted. Default: none.
 	LowBalance string `json:"low_balance,omitempty"`
 
+	// WeekStart is the day that weekly periods of limits begin on, at 00:00 UTC,
+	// in organizations that have not chosen one: "sunday" (default), "monday" or
+	// "saturday". All nodes that share the books need the same.
+	WeekStart billing.WeekStart `json:"week_start,omitempty"`
+
 	// Drain is how long a provider's response is read on after the client has
 	// left, to learn what it cost. Default: 30s.
 	Drain caddy.Duration `json:"drain,omitempty"`
@@ -323,6 +328,9 @@ func (a *App) setDefaults() {
 	if a.LeaseTTL == 0 {
 		a.LeaseTTL = caddy.Duration(10 * time.Minute)
 	}
+	if a.WeekStart == "" {
+		a.WeekStart = billing.Sunday
+	}
 	if a.Drain == 0 {
 		a.Drain = caddy.Duration(30 * time.Second)
 	}
@@ -360,6 +368,9 @@ func (a *App) Validate() error {
 		return fmt.Errorf("unknown billing mode %q: use development or stripe", a.Billing.Mode)
 	}
 	if err := a.Patience.validate(); err != nil {
+		return err
+	}
+	if _, err := billing.ParseWeekStart(string(a.WeekStart)); err != nil {
 		return err
 	}
 	if a.LeaseTTL > 0 && a.LeaseTTL < caddy.Duration(minLeaseTTL) {

@@ -1,6 +1,8 @@
 package caddymodule
 
 import (
+	"cmp"
+
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
@@ -17,11 +19,15 @@ func (c *call) authorize() *refusal {
 	}
 	estimate.UsageSource, estimate.Error, estimate.Recovered = metering.SourceEstimated, "interrupted", true
 	estimate.Attempts = 1 // about to be made
+	claim.Soft = c.watched()
 	hold, err := c.engine.authorizer.Hold(c.r.Context(), claim, &estimate)
 	if err != nil {
-		return refuseSpending(err)
+		return c.refuseSpending(err)
 	}
 	c.hold, c.held = hold, hold.Amount()
+	if c.softLimits = hold.SoftReached(); len(c.softLimits) > 0 {
+		c.w.Header().Set("X-Budget-Warning", "approaching_limit")
+	}
 	return nil
 }
 
@@ -65,22 +71,45 @@ func (c *call) estimate(output int64) billing.Money {
 // allowances are the limits that the request's cost counts against. If more
 // than one of them is short, the first says so.
 func (c *call) allowances() []billing.Allowance {
-	org := &c.key.organization
-	list := make([]billing.Allowance, 0, 3)
+	org, project := &c.key.organization, &c.key.project
+	list := make([]billing.Allowance, 0, 4)
 	if c.key.UsageLimit != nil {
-		list = append(list, billing.Allowance{
-			OrganizationID: org.ID,
-			Kind:           billing.KeySpend,
-			KeyID:          c.key.ID,
-			Period:         c.key.UsageLimitReset,
-			Start:          c.key.UsageLimitReset.Start(c.row.At),
-		})
+		list = append(list, billing.SpendOf(&c.key.Key, c.row.At, c.weekStart()))
 	}
 	list = append(list, billing.CreditsOf(org.ID))
 	if org.Budget != nil {
-		list = append(list, billing.BudgetOf(org.ID, org.BudgetPeriod, c.row.At))
+		list = append(list, billing.BudgetOf(org.ID, org.BudgetPeriod, c.row.At, c.weekStart()))
+	}
+	if project.Budget != nil {
+		list = append(list, billing.ProjectBudgetOf(project, c.row.At, c.weekStart()))
 	}
 	return list
+}
+
+// watched are the limits to warn of: mostly none.
+func (c *call) watched() (list []billing.SoftLimit) {
+	org, project := &c.key.organization, &c.key.project
+	if limit := c.key.UsageSoftLimit; limit != nil {
+		list = append(list, billing.SoftLimit{
+			Allowance: billing.SpendOf(&c.key.Key, c.row.At, c.weekStart()), Spend: *limit,
+		})
+	}
+	if limit := org.BudgetSoft; limit != nil {
+		list = append(list, billing.SoftLimit{
+			Allowance: billing.BudgetOf(org.ID, org.BudgetPeriod, c.row.At, c.weekStart()), Spend: *limit,
+		})
+	}
+	if limit := project.BudgetSoft; limit != nil {
+		list = append(list, billing.SoftLimit{
+			Allowance: billing.ProjectBudgetOf(project, c.row.At, c.weekStart()), Spend: *limit,
+		})
+	}
+	return list
+}
+
+// weekStart is the day that the weeks of the key's organization start on.
+func (c *call) weekStart() billing.WeekStart {
+	return cmp.Or(c.key.organization.WeekStart, c.app.WeekStart)
 }
 
 // outputCeiling is how many generated tokens to hold for.

@@ -42,19 +42,18 @@ func (n *node) spent(t *testing.T) billing.Money {
 	if err := n.app.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	spent, err := n.app.Store().BudgetSpend(t.Context(), billing.DefaultOrganization, billing.Monthly, time.Now())
+	month := billing.BudgetOf(billing.DefaultOrganization, billing.Monthly, time.Now(), billing.Sunday)
+	spent, err := n.app.Store().Spend(t.Context(), []billing.Allowance{month})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return spent
+	return spent[0]
 }
 
 func TestBudgetAppliesToTheNextRequest(t *testing.T) {
 	n := start(t, "")
 	n.buy(t, 10*metering.USD)
 	keys := []string{n.key(t, nil), n.key(t, nil)}
-	const holdsMoreThanACent = `{"model":"gpt-4o","max_tokens":1000,"messages":[{"role":"user","content":"Hello"}]}`
-	costsACent := []string{"X-Sandbox-Prompt", "1000", "X-Sandbox-Completion", "750"}
 	for i, step := range []struct {
 		budget *billing.Money
 		want   string
@@ -69,7 +68,7 @@ func TestBudgetAppliesToTheNextRequest(t *testing.T) {
 		{new(billing.Money(0)), "budget_exceeded", 4 * cent},
 	} {
 		n.organize(t, func(o *billing.Organization) { o.Budget, o.BudgetPeriod = step.budget, billing.Monthly })
-		status, refused := n.ask(t, keys[i%len(keys)], holdsMoreThanACent, costsACent...)
+		status, refused := n.ask(t, keys[i%len(keys)], aBitMoreThanACent, costsACent...)
 		if refused != step.want || (status == 200) != (step.want == "") || step.want != "" && status != 403 {
 			t.Errorf("step %d: %d %q, want %q", i, status, refused, step.want)
 		}

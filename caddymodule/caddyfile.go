@@ -13,6 +13,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/journal"
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
@@ -128,6 +129,7 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 	"max_body":           (*App).parseMaxBody,
 	"error_format":       (*App).parseErrorFormat,
 	"low_balance":        (*App).parseLowBalance,
+	"week_start":         (*App).parseWeekStart,
 	"retries":            (*App).parsePatience,
 	"connect_timeout":    (*App).parsePatience,
 	"first_byte_timeout": (*App).parsePatience,
@@ -397,6 +399,18 @@ func (a *App) parseErrorFormat(d *caddyfile.Dispenser) error {
 		return nil
 	}
 	return d.Errf("unknown error format %q: use gateway or provider", a.ErrorFormat)
+}
+
+func (a *App) parseWeekStart(d *caddyfile.Dispenser) error {
+	var day string
+	if err := oneArg(d, &day); err != nil {
+		return err
+	}
+	var err error
+	if a.WeekStart, err = billing.ParseWeekStart(day); err != nil {
+		return d.WrapErr(err)
+	}
+	return nil
 }
 
 func (a *App) parseMaxBody(d *caddyfile.Dispenser) error {

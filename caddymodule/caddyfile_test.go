@@ -121,6 +121,7 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 		{"negative rate", "price openai m {\ninput -1\n}", "Caddyfile:4", "at least 0"},
 		{"price without output", "price openai m {\ninput 1\n}", "Caddyfile:5", "must be stated"},
 		{"unknown error format", "error_format xml", "Caddyfile:3", `unknown error format "xml"`},
+		{"unknown week start", "week_start friday", "Caddyfile:3", `unknown week start "friday"`},
 		{"bad size", "max_body much", "Caddyfile:3", "want a size"},
 		{"low balance of nothing", "low_balance 0.00", "Caddyfile:3", "want an amount of USD above 0"},
 		{"bad low balance", "low_balance five", "Caddyfile:3", "want an amount of USD above 0"},

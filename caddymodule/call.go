@@ -47,9 +47,11 @@ type call struct {
 	rated    bool                 // the answer says what is left of them
 	hold     *billing.Hold        // nil before it is authorized and after it is settled
 	held     billing.Money        // what it reserves or reserved
-	response response
-	coverage coverage // of a stream by its hold
-	abort    bool     // the client's connection is to be broken off
+	// softLimits are those that are reached: the client is warned of them.
+	softLimits []billing.AllowanceKind
+	response   response
+	coverage   coverage // of a stream by its hold
+	abort      bool     // the client's connection is to be broken off
 }
 
 // newCall understands what the URL says. It returns nil for a path that is
@@ -172,7 +174,7 @@ func (c *call) authenticate() *refusal {
 		return refuseLedger.because(err)
 	}
 	c.key = key
-	c.row.OrganizationID, c.row.KeyID, c.row.KeyName = key.OrganizationID, key.ID, key.Name
+	c.row.OrganizationID, c.row.KeyID, c.row.KeyName, c.row.Project = key.OrganizationID, key.ID, key.Name, key.Project
 	switch status := key.Status(c.row.At); {
 	case status == billing.KeyRevoked:
 		return &refuseRevokedKey

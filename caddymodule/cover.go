@@ -240,7 +240,7 @@ func (c *call) costWith(reading *metering.Reading, tokens int64) billing.Money {
 // told to stop, and the client gets an end in its protocol's own form, after
 // what it costs is journaled.
 func (c *call) cutStream(out *outbox, last []byte) {
-	c.row.Error = cutOff + refuseSpending(c.coverage.refused).text
+	c.row.Error = cutOff + c.refuseSpending(c.coverage.refused).text
 	c.response.upstream.stop()
 	c.app.requestLog.Debug("stream cut off", zap.String("request_id", c.row.RequestID), zap.NamedError("cause", c.coverage.refused))
 	c.settle()

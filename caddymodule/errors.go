@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
 	"time"
@@ -81,14 +82,20 @@ func (e *refusal) isLimit() bool {
 }
 
 // refuseSpending turns an authorizer's error into the answer for it.
-func refuseSpending(err error) *refusal {
+func (c *call) refuseSpending(err error) *refusal {
 	switch {
 	case errors.Is(err, billing.ErrSpendExceeded):
 		return refuseSpend.because(err)
 	case errors.Is(err, billing.ErrInsufficientCredits):
 		return refuseCredits.because(err)
 	case errors.Is(err, billing.ErrBudgetExceeded):
-		return refuseBudget.because(err)
+		refused := refuseBudget.because(err)
+		refused.help = "the organization's budget does not cover this request"
+		return refused
+	case errors.Is(err, billing.ErrProjectBudgetExceeded):
+		refused := refuseBudget.because(err)
+		refused.help = fmt.Sprintf("the budget of project %q does not cover this request", c.key.Project)
+		return refused
 	default:
 		return refuseLedger.because(err)
 	}

@@ -18,6 +18,7 @@ import (
 type keyStore interface {
 	billing.Keys
 	billing.Organizations
+	billing.Projects
 }
 
 // keyCache keeps proxy keys in memory in the form in which requests are
@@ -37,6 +38,7 @@ type keyCache struct {
 type proxyKey struct {
 	billing.Key
 	organization billing.Organization
+	project      billing.Project // without settings if there are none
 	ips          []netip.Prefix
 }
 
@@ -80,7 +82,14 @@ func (c *keyCache) read(ctx context.Context, hash billing.KeyHash) (*proxyKey, e
 	if err != nil {
 		return nil, err
 	}
-	return newProxyKey(key, org), nil
+	found := newProxyKey(key, org)
+	if key.Project != "" {
+		found.project, err = c.store.Project(ctx, org.ID, key.Project)
+		if err != nil && !errors.Is(err, billing.ErrNotFound) {
+			return nil, err
+		}
+	}
+	return found, nil
 }
 
 // forget makes the next request read the key anew.

@@ -60,6 +60,12 @@ func (a *App) OrganizationChanged(ctx context.Context, org billing.Organization)
 	return a.engine.authorizer.GiveBackBudget(ctx, org.ID)
 }
 
+// ProjectChanged makes the next request on this node see a project's changed
+// settings.
+func (a *App) ProjectChanged(ctx context.Context, p billing.Project) error {
+	return a.OrganizationChanged(ctx, billing.Organization{ID: p.OrganizationID})
+}
+
 // Held is the sum of the organization's open holds on this node.
 func (a *App) Held(org string) billing.Money { return a.engine.authorizer.Held(org) }
 

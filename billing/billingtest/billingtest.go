@@ -38,7 +38,9 @@ func Run(t *testing.T, open func(t *testing.T) billing.Store) {
 	}{
 		{"Organizations", testOrganizations},
 		{"Keys", testKeys},
+		{"Projects", testProjects},
 		{"Leases", testLeases},
+		{"Weeks", testWeeks},
 		{"Quotas", testQuotas},
 		{"Nodes", testNodes},
 		{"Post", testPost},
@@ -164,13 +166,13 @@ func credits(amount billing.Money) billing.Lease {
 }
 
 func budget(p billing.Period, amount billing.Money) billing.Lease {
-	return billing.Lease{Allowance: billing.BudgetOf(org, p, noon), Amount: amount}
+	return billing.Lease{Allowance: billing.BudgetOf(org, p, noon, billing.Sunday), Amount: amount}
 }
 
 func keySpend(id string, p billing.Period, amount billing.Money) billing.Lease {
 	return billing.Lease{
 		Allowance: billing.Allowance{
-			OrganizationID: org, Kind: billing.KeySpend, KeyID: id, Period: p, Start: p.Start(noon),
+			OrganizationID: org, Kind: billing.KeySpend, Subject: id, Period: p, Start: p.Start(noon, billing.Sunday),
 		},
 		Amount: amount,
 	}

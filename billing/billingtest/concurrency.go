@@ -60,7 +60,7 @@ func each(work func(node, worker int)) {
 	wg.Wait()
 }
 
-// spendsExactly lets all nodes lease from the same credits, budget and key
+// spendsExactly lets all nodes lease from the same credits, budgets and key
 // limit, spend what they got and give some back, until there is nothing left.
 func spendsExactly(t *testing.T, stores [nodes]billing.Store, watch func(*testing.T)) {
 	const paid = 120 * usd
@@ -71,6 +71,7 @@ func spendsExactly(t *testing.T, stores [nodes]billing.Store, watch func(*testin
 	})
 	check(t, err)
 	setBudget(t, stores[0], pointer(paid), billing.Weekly)
+	putProject(t, stores[0], "search", pointer(paid), billing.Never)
 
 	var done atomic.Bool
 	var watcher sync.WaitGroup
@@ -111,14 +112,15 @@ func spendsExactly(t *testing.T, stores [nodes]billing.Store, watch func(*testin
 // its own: what it leases, it alone may spend.
 func spendSome(t *testing.T, s billing.Store, worker string, random *rand.Rand, serial *atomic.Int64) bool {
 	want := billing.Money(1+random.IntN(8)) * usd
-	wanted := []billing.Lease{credits(want), keySpend(key, billing.Monthly, want), budget(billing.Weekly, want)}
+	wanted := []billing.Lease{credits(want), keySpend(key, billing.Monthly, want), budget(billing.Weekly, want),
+		projectSpend(billing.Never, want)}
 	random.Shuffle(len(wanted), func(i, j int) { wanted[i], wanted[j] = wanted[j], wanted[i] })
 	granted, err := s.Lease(t.Context(), worker, needs(wanted...))
 	if err != nil {
 		t.Error(err)
 		return false
 	}
-	room := min(granted[0].Amount, granted[1].Amount, granted[2].Amount)
+	room := min(granted[0].Amount, granted[1].Amount, granted[2].Amount, granted[3].Amount)
 	spend := room
 	if room > usd && random.IntN(3) == 0 {
 		spend -= usd // the rest is given back

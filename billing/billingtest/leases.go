@@ -63,7 +63,7 @@ func testLeases(t *testing.T, open Open) {
 			equal(t, "leases", leasesOf(t, s, node), nil)
 		},
 		"an unknown organization has no budget": func(t *testing.T, s billing.Store) {
-			unknown := billing.Lease{Allowance: billing.BudgetOf("nobody", billing.Daily, noon), Amount: usd}
+			unknown := billing.Lease{Allowance: billing.BudgetOf("nobody", billing.Daily, noon, billing.Sunday), Amount: usd}
 			equal(t, "granted", lease(t, s, node, unknown), []billing.Lease{unknown})
 		},
 		"the same allowance wanted twice shares one limit": func(t *testing.T, s billing.Store) {
@@ -100,7 +100,7 @@ func newLimits(t *testing.T, s billing.Store) {
 			[]billing.Lease{keySpend(key, p, 2*usd)})
 		next := keySpend(key, p, 9*usd)
 		if p != billing.Never {
-			next.Allowance.Start = p.Start(noon.AddDate(0, 0, 31))
+			next.Allowance.Start = p.Start(noon.AddDate(0, 0, 31), billing.Sunday)
 			equal(t, "room in the next "+string(p), lease(t, s, node, next)[0].Amount, 5*usd)
 		}
 	}
@@ -122,7 +122,7 @@ func newBudgets(t *testing.T, s billing.Store) {
 		setBudget(t, s, pointer(5*usd), p)
 		equal(t, "room in "+string(p), lease(t, s, node, budget(p, 9*usd)), []billing.Lease{budget(p, 2*usd)})
 		if p != billing.Never {
-			next := billing.Lease{Allowance: billing.BudgetOf(org, p, noon.AddDate(0, 0, 31)), Amount: 9 * usd}
+			next := billing.Lease{Allowance: billing.BudgetOf(org, p, noon.AddDate(0, 0, 31), billing.Sunday), Amount: 9 * usd}
 			equal(t, "room in the next "+string(p), lease(t, s, node, next)[0].Amount, 5*usd)
 		}
 		setBudget(t, s, pointer(4*usd), p)
@@ -184,8 +184,10 @@ func refusesAllowances(t *testing.T, s billing.Store) {
 		"unknown kind":          change(credits(1), func(l *billing.Lease) { l.Allowance.Kind = "debt" }),
 		"unknown period":        change(budget(billing.Daily, 1), func(l *billing.Lease) { l.Allowance.Period = "hourly" }),
 		"credits with a period": change(budget(billing.Daily, 1), func(l *billing.Lease) { l.Allowance.Kind = billing.Credits }),
-		"budget with a key":     change(budget(billing.Daily, 1), func(l *billing.Lease) { l.Allowance.KeyID = key }),
+		"budget with a key":     change(budget(billing.Daily, 1), func(l *billing.Lease) { l.Allowance.Subject = key }),
 		"key spend without key": keySpend("", billing.Daily, 1),
+		"project without name":  change(budget(billing.Daily, 1), func(l *billing.Lease) { l.Allowance.Kind = billing.ProjectBudget }),
+		"week from a Friday":    change(budget(billing.Weekly, 1), func(l *billing.Lease) { l.Allowance.Start = l.Allowance.Start.AddDate(0, 0, 5) }),
 		"no organization":       change(credits(1), func(l *billing.Lease) { l.Allowance.OrganizationID = "" }),
 		"start inside a period": change(budget(billing.Daily, 1), func(l *billing.Lease) { l.Allowance.Start = noon }),
 	} {

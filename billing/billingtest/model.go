@@ -44,7 +44,9 @@ type model struct {
 	credited map[string]billing.Money
 	settled  map[billing.Allowance]billing.Money
 	leases   map[string]map[billing.Allowance]billing.Money
-	limits   map[string]periodLimit // of keys, and of organizations: their budgets
+	// limits are of organization/subject, with no subject for a budget.
+	limits map[string]periodLimit
+	weeks  map[string]billing.WeekStart // of organizations
 }
 
 // periodLimit is what may be spent in a period; nil is all.
@@ -56,6 +58,8 @@ type periodLimit struct {
 var (
 	modelNodes = []string{"node_1", "node_2", "node_3"}
 	modelKeys  = map[string][]string{org: {key, "key_2"}, other: {"key_3"}}
+	// modelProjects are of keys of both organizations.
+	modelProjects = []string{"search", "support"}
 )
 
 func newModel(t *testing.T, s billing.Store, seed uint64) *model {
@@ -65,6 +69,7 @@ func newModel(t *testing.T, s billing.Store, seed uint64) *model {
 		settled:  map[billing.Allowance]billing.Money{},
 		leases:   map[string]map[billing.Allowance]billing.Money{},
 		limits:   map[string]periodLimit{},
+		weeks:    map[string]billing.WeekStart{},
 	}
 	check(t, s.CreateKey(t.Context(), newKey("key_2", org, nil, "")))
 	check(t, s.CreateKey(t.Context(), newKey("key_3", other, nil, "")))
@@ -95,8 +100,10 @@ func (m *model) step() string {
 		return m.postAgain(node)
 	case n < 94:
 		return m.append()
-	case n < 97:
+	case n < 96:
 		return m.setLimit()
+	case n < 98:
+		return m.setProject()
 	default:
 		return m.setBudget()
 	}
@@ -105,15 +112,16 @@ func (m *model) step() string {
 // allowance returns a random one, of one of two days.
 func (m *model) allowance() billing.Allowance {
 	o := pick(m.random, []string{org, other})
-	p := pick(m.random, billing.Periods)
-	start := p.Start(noon.AddDate(0, 0, m.random.IntN(2)))
-	switch m.random.IntN(4) {
+	a := billing.BudgetOf(o, pick(m.random, billing.Periods), noon.AddDate(0, 0, 4*m.random.IntN(2)), pick(m.random, billing.WeekStarts))
+	switch m.random.IntN(5) {
 	case 0:
-		return billing.BudgetOf(o, p, start)
+		return a
 	case 1:
-		return billing.Allowance{
-			OrganizationID: o, Kind: billing.KeySpend, KeyID: pick(m.random, modelKeys[o]), Period: p, Start: start,
-		}
+		a.Kind, a.Subject = billing.KeySpend, pick(m.random, modelKeys[o])
+		return a
+	case 2:
+		a.Kind, a.Subject = billing.ProjectBudget, pick(m.random, modelProjects)
+		return a
 	default:
 		return billing.CreditsOf(o)
 	}
@@ -128,16 +136,14 @@ func (m *model) leased(a billing.Allowance) (sum billing.Money) {
 
 // limit returns an allowance's limit; false if it has none.
 func (m *model) limit(a billing.Allowance) (billing.Money, bool) {
-	l := m.limits[a.KeyID]
-	if a.Kind == billing.Budget {
-		l = m.limits[a.OrganizationID]
-	}
+	l := m.limits[a.OrganizationID+"/"+a.Subject]
+	week := m.weeks[a.OrganizationID]
 	switch {
 	case a.Kind == billing.Credits:
 		return m.credited[a.OrganizationID], true
 	case l.limit == nil:
 		return 0, false
-	case l.reset != a.Period:
+	case l.reset != a.Period, week != "" && !a.Period.Start(a.Start, week).Equal(a.Start):
 		return 0, true
 	}
 	return *l.limit, true
@@ -197,10 +203,11 @@ func (m *model) giveAllBack(node string) string {
 }
 
 func (m *model) newSettlement() billing.Settlement {
-	at := noon.AddDate(0, 0, m.random.IntN(2)).Add(time.Duration(m.random.IntN(300)) * time.Minute)
+	at := noon.AddDate(0, 0, 4*m.random.IntN(2)).Add(time.Duration(m.random.IntN(300)) * time.Minute)
 	r := settlementAt(len(m.requests), at, m.amount(8))
 	r.OrganizationID = pick(m.random, []string{org, other})
 	r.KeyID = pick(m.random, modelKeys[r.OrganizationID])
+	r.Project = pick(m.random, append(modelProjects, ""))
 	r.Provider = pick(m.random, []string{"openai", "gemini"})
 	r.Recovered = m.random.IntN(5) == 0
 	m.requests = append(m.requests, r)
@@ -225,14 +232,19 @@ func (m *model) settle(node string, r billing.Settlement) {
 	if r.Cost == 0 {
 		return
 	}
-	allowances := []billing.Allowance{billing.CreditsOf(r.OrganizationID)}
+	seen := map[billing.Allowance]bool{billing.CreditsOf(r.OrganizationID): true}
 	for _, p := range billing.Periods {
-		a := billing.BudgetOf(r.OrganizationID, p, r.At)
-		k := a
-		k.Kind, k.KeyID = billing.KeySpend, r.KeyID
-		allowances = append(allowances, a, k)
+		for _, week := range billing.WeekStarts {
+			a := billing.BudgetOf(r.OrganizationID, p, r.At, week)
+			seen[a] = true
+			a.Kind, a.Subject = billing.KeySpend, r.KeyID
+			seen[a] = true
+			if a.Kind, a.Subject = billing.ProjectBudget, r.Project; r.Project != "" {
+				seen[a] = true
+			}
+		}
 	}
-	for _, a := range allowances {
+	for a := range seen {
 		m.settled[a] += r.Cost
 		m.take(node, a, r.Cost)
 	}
@@ -289,7 +301,7 @@ func (m *model) setLimit() string {
 	o := pick(m.random, []string{org, other})
 	id := pick(m.random, modelKeys[o])
 	l := m.newLimit()
-	m.limits[id] = l
+	m.limits[o+"/"+id] = l
 	_, err := m.store.UpdateKey(m.t.Context(), o, id, func(k *billing.Key) error {
 		k.UsageLimit, k.UsageLimitReset = l.limit, l.reset
 		return nil
@@ -301,13 +313,30 @@ func (m *model) setLimit() string {
 func (m *model) setBudget() string {
 	o := pick(m.random, []string{org, other})
 	l := m.newLimit()
-	m.limits[o] = l
+	m.limits[o+"/"], m.weeks[o] = l, pick(m.random, append(billing.WeekStarts, ""))
 	_, err := m.store.UpdateOrganization(m.t.Context(), o, func(o *billing.Organization) error {
-		o.Budget, o.BudgetPeriod = l.limit, l.reset
+		o.Budget, o.BudgetPeriod, o.WeekStart = l.limit, l.reset, m.weeks[o.ID]
 		return nil
 	})
 	check(m.t, err)
 	return "budget of " + o
+}
+
+func (m *model) setProject() string {
+	o, name := pick(m.random, []string{org, other}), pick(m.random, modelProjects)
+	if _, known := m.limits[o+"/"+name]; known && m.random.IntN(3) == 0 {
+		delete(m.limits, o+"/"+name)
+		check(m.t, m.store.DeleteProject(m.t.Context(), o, name))
+		return "no more project " + name
+	}
+	l := m.newLimit()
+	m.limits[o+"/"+name] = l
+	_, err := m.store.PutProject(m.t.Context(), o, name, func(p *billing.Project) error {
+		p.Budget, p.BudgetPeriod = l.limit, l.reset
+		return nil
+	})
+	check(m.t, err)
+	return "budget of project " + name
 }
 
 func (m *model) newLimit() periodLimit {
@@ -337,7 +366,7 @@ func (m *model) leasesOf(node string) []billing.Lease {
 	}
 	slices.SortFunc(leases, func(x, y billing.Lease) int {
 		a, b := x.Allowance, y.Allowance
-		return cmp.Or(cmp.Compare(a.OrganizationID, b.OrganizationID), cmp.Compare(a.KeyID, b.KeyID),
+		return cmp.Or(cmp.Compare(a.OrganizationID, b.OrganizationID), cmp.Compare(a.Subject, b.Subject),
 			cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Period, b.Period), a.Start.Compare(b.Start))
 	})
 	return leases
@@ -351,6 +380,12 @@ func (m *model) compare() {
 		equal(m.t, "balance of "+o, balanceOf(m.t, m.store, o), m.balance(o))
 	}
 	equal(m.t, "failed checks", verify(m.t, m.store, billing.Incremental).Failed(), nil)
+	allowances := slices.Collect(maps.Keys(m.settled))
+	spend, err := m.store.Spend(m.t.Context(), allowances)
+	check(m.t, err)
+	for i, a := range allowances {
+		equal(m.t, fmt.Sprintf("spend of %+v", a), spend[i], m.settled[a])
+	}
 }
 
 func (m *model) compareReports() {

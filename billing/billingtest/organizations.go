@@ -27,12 +27,11 @@ func testOrganizations(t *testing.T, open Open) {
 			check(t, err)
 			equal(t, "name", got.Organization.Name, "Name of "+org)
 		},
-		"all fields are kept":                         keepsAllFieldsOfOrganizations,
-		"an update writes what may change":            updatesOrganizations,
-		"a failed update changes nothing":             refusesOrganizations,
-		"updates at the same time all count":          serializesOrganizations,
-		"an update advances the version of keys":      advancesVersionByOrganization,
-		"what is spent of a budget is read by period": readsBudgetSpend,
+		"all fields are kept":                    keepsAllFieldsOfOrganizations,
+		"an update writes what may change":       updatesOrganizations,
+		"a failed update changes nothing":        refusesOrganizations,
+		"updates at the same time all count":     serializesOrganizations,
+		"an update advances the version of keys": advancesVersionByOrganization,
 		"a store answers a ping until it is closed": func(t *testing.T, s billing.Store) {
 			check(t, s.Ping(t.Context()))
 			check(t, s.Close())
@@ -102,6 +101,7 @@ func refusesOrganizations(t *testing.T, s billing.Store) {
 	for name, change := range map[string]func(*billing.Organization) error{
 		"own error":       func(o *billing.Organization) error { o.Name = "changed"; return failed },
 		"negative budget": func(o *billing.Organization) error { o.Budget = pointer(-usd); return nil },
+		"unknown week":    func(o *billing.Organization) error { o.WeekStart = "friday"; return nil },
 		"unknown period":  func(o *billing.Organization) error { o.BudgetPeriod = "hourly"; return nil },
 	} {
 		if _, err := s.UpdateOrganization(t.Context(), before.ID, change); err == nil {
@@ -146,22 +146,4 @@ func advancesVersionByOrganization(t *testing.T, s billing.Store) {
 	if after <= before {
 		t.Errorf("version %d, after a change %d: must grow", before, after)
 	}
-}
-
-func readsBudgetSpend(t *testing.T, s billing.Store) {
-	yesterday := noon.AddDate(0, 0, -1)
-	post(t, s, node, settlement(1, 2*usd), settlementAt(2, yesterday, usd))
-	for p, want := range map[billing.Period]billing.Money{
-		billing.Daily: 2 * usd, billing.Weekly: 3 * usd, billing.Monthly: 3 * usd, billing.Never: 3 * usd,
-	} {
-		spent, err := s.BudgetSpend(t.Context(), org, p, noon)
-		check(t, err)
-		equal(t, string(p), spent, want)
-	}
-	spent, err := s.BudgetSpend(t.Context(), org, billing.Daily, noon.AddDate(0, 0, 1))
-	check(t, err)
-	equal(t, "tomorrow", spent, 0)
-	spent, err = s.BudgetSpend(t.Context(), other, billing.Daily, noon)
-	check(t, err)
-	equal(t, "of another organization", spent, 0)
 }

@@ -301,9 +301,10 @@ func booksPeriods(t *testing.T, s billing.Store) {
 	for p, want := range map[billing.Period]billing.Money{
 		billing.Daily: 2 * usd, billing.Weekly: 3 * usd, billing.Monthly: 2 * usd, billing.Never: 7 * usd,
 	} {
-		limited := newKey(key, org, pointer(usd), p)
-		spend, err := s.KeySpend(t.Context(), org, []billing.Key{limited}, after.At.Add(time.Hour))
+		a := billing.BudgetOf(org, p, after.At.Add(time.Hour), billing.Sunday)
+		a.Kind, a.Subject = billing.KeySpend, key
+		spend, err := s.Spend(t.Context(), []billing.Allowance{a})
 		check(t, err)
-		equal(t, "spend in "+string(p), spend, map[string]billing.Money{key: want})
+		equal(t, "spend in "+string(p), spend, []billing.Money{want})
 	}
 }

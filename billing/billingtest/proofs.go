@@ -60,13 +60,25 @@ func refusesChanges(t *testing.T, s billing.Store, db *sql.DB) {
 	balanced(t, s)
 }
 
+// exceeded counts the allowances of which more is settled and leased than their
+// limits. What is settled in a period here is so on all days since its start.
 const exceeded = `
+WITH spent AS (
+	SELECT a.organization_id, a.subject, a.kind, a.period, a.leased + (
+		SELECT coalesce(sum(d.settled), 0) FROM allowances d
+		WHERE d.organization_id = a.organization_id AND d.subject = a.subject AND d.kind = a.kind
+			AND d.period = 'daily' AND d.period_start >= a.period_start
+	) AS amount
+	FROM allowances a
+)
 SELECT
 	(SELECT count(*) FROM allowances WHERE kind = 'credits' AND settled + leased > credited) +
-	(SELECT count(*) FROM allowances a JOIN keys k ON k.id = a.key_id AND k.usage_limit_reset = a.period
-		WHERE a.kind = 'key' AND a.settled + a.leased > k.usage_limit) +
-	(SELECT count(*) FROM allowances a JOIN organizations o ON o.id = a.organization_id AND o.budget_period = a.period
-		WHERE a.kind = 'budget' AND a.settled + a.leased > o.budget)`
+	(SELECT count(*) FROM spent s JOIN keys k ON k.id = s.subject AND k.usage_limit_reset = s.period
+		WHERE s.kind = 'key' AND s.amount > k.usage_limit) +
+	(SELECT count(*) FROM spent s JOIN projects p ON p.organization_id = s.organization_id AND p.name = s.subject
+		AND p.budget_period = s.period WHERE s.kind = 'project' AND s.amount > p.budget) +
+	(SELECT count(*) FROM spent s JOIN organizations o ON o.id = s.organization_id AND o.budget_period = s.period
+		WHERE s.kind = 'budget' AND s.amount > o.budget)`
 
 func withinLimits(t *testing.T, db *sql.DB) {
 	var n int

@@ -18,7 +18,7 @@ func testReports(t *testing.T, open Open) {
 		"requests are listed page by page, newest id first": listsRequests,
 		"filters select requests":                           filtersRequests,
 		"usage is the sum of the requests":                  sumsUsage,
-		"keys' spend is that of their period":               reportsKeySpend,
+		"spend is that of its period and subject":           reportsSpend,
 		"requests belong to their organization":             keepsRequestsApart,
 	})
 }
@@ -167,26 +167,34 @@ func plus(a, b billing.Totals) billing.Totals {
 	return a
 }
 
-func reportsKeySpend(t *testing.T, s billing.Store) {
+func reportsSpend(t *testing.T, s billing.Store) {
 	yesterday, today := settlementAt(1, noon.AddDate(0, 0, -1), usd), settlement(2, 2*usd)
-	others := settlement(3, 4*usd)
-	others.OrganizationID = other
-	post(t, s, node, yesterday, today, others)
+	otherKey, loose, others := settlement(3, 4*usd), settlement(4, 8*usd), settlement(5, 16*usd)
+	otherKey.KeyID, loose.Project, others.OrganizationID = "key_2", "", other
+	post(t, s, node, yesterday, today, otherKey, loose, others)
 
-	daily := newKey(key, org, pointer(5*usd), billing.Daily)
-	unlimited := newKey(key, org, nil, billing.Daily)
-	unused := newKey("key_unused", org, nil, "")
+	tomorrow := noon.AddDate(0, 0, 1)
+	spend := func(p billing.Period, at time.Time) []billing.Allowance {
+		b := billing.BudgetOf(org, p, at, billing.Sunday)
+		project, k, elsewhere := b, b, b
+		project.Kind, project.Subject = billing.ProjectBudget, "search"
+		k.Kind, k.Subject = billing.KeySpend, key
+		elsewhere.OrganizationID = "nobody"
+		return []billing.Allowance{b, project, k, elsewhere}
+	}
 	for name, test := range map[string]struct {
-		keys []billing.Key
-		now  time.Time
-		want map[string]billing.Money
+		allowances []billing.Allowance
+		want       []billing.Money
 	}{
-		"today":     {[]billing.Key{daily, unused}, noon, map[string]billing.Money{key: 2 * usd, "key_unused": 0}},
-		"tomorrow":  {[]billing.Key{daily}, noon.AddDate(0, 0, 1), map[string]billing.Money{key: 0}},
-		"all time":  {[]billing.Key{unlimited}, noon, map[string]billing.Money{key: 3 * usd}},
-		"of no key": {nil, noon, nil},
+		"today":      {spend(billing.Daily, noon), []billing.Money{14 * usd, 6 * usd, 10 * usd, 0}},
+		"tomorrow":   {spend(billing.Daily, tomorrow), []billing.Money{0, 0, 0, 0}},
+		"this week":  {spend(billing.Weekly, noon), []billing.Money{15 * usd, 7 * usd, 11 * usd, 0}},
+		"this month": {spend(billing.Monthly, tomorrow), []billing.Money{15 * usd, 7 * usd, 11 * usd, 0}},
+		"all time":   {spend(billing.Never, tomorrow), []billing.Money{15 * usd, 7 * usd, 11 * usd, 0}},
+		"credits":    {[]billing.Allowance{billing.CreditsOf(other), billing.CreditsOf(org)}, []billing.Money{16 * usd, 15 * usd}},
+		"of nothing": {nil, nil},
 	} {
-		got, err := s.KeySpend(t.Context(), org, test.keys, test.now)
+		got, err := s.Spend(t.Context(), test.allowances)
 		check(t, err)
 		equal(t, "spend "+name, got, test.want)
 	}

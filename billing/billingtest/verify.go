@@ -174,7 +174,7 @@ func tamperings(on targets) map[string]tampering {
 
 		"leased":               plusOne(billing.CheckLeases, "allowances", "leased", credits),
 		"leased budget":        plusOne(billing.CheckLeases, "allowances", "leased", all+" AND kind = 'budget' AND period = 'daily'"),
-		"leased without lease": plusOne(billing.CheckLeases, "allowances", "leased", all+" AND kind = 'key' AND period = 'weekly'"),
+		"leased without lease": plusOne(billing.CheckLeases, "allowances", "leased", all+" AND kind = 'key' AND period = 'daily'"),
 		"lease":                plusOne(billing.CheckLeases, "leases", "amount", credits),
 		"missing lease":        remove(billing.CheckLeases, "leases", credits),
 		"missing rollup":       remove(billing.CheckRollups, "rollups_hourly", all),
@@ -201,12 +201,22 @@ func tamperings(on targets) map[string]tampering {
 	} {
 		list["rolled up "+column] = plusOne(billing.CheckRollups, "rollups_hourly", column, all)
 	}
-	for _, kind := range []billing.AllowanceKind{billing.Budget, billing.KeySpend} {
-		for _, p := range billing.Periods {
+	for _, kind := range []billing.AllowanceKind{billing.Budget, billing.ProjectBudget, billing.KeySpend} {
+		for _, p := range []billing.Period{billing.Daily, billing.Never} {
 			where := fmt.Sprintf("kind = '%s' AND period = '%s'", kind, p)
 			list[fmt.Sprintf("settled %s %s", p, kind)] = plusOne(billing.CheckAllowances, "allowances", "settled", where)
+			list[fmt.Sprintf("missing %s %s", p, kind)] = remove(billing.CheckAllowances, "allowances", where)
 		}
 	}
+	// A week is the sum of its days, and has none of its own.
+	const weekly = "kind = 'budget' AND period = 'weekly'"
+	list["settled weekly budget"] = tampering{
+		do: "INSERT INTO allowances (organization_id, subject, kind, period, period_start, settled) " +
+			"SELECT organization_id, subject, kind, 'weekly', period_start, 1 FROM allowances WHERE kind = 'budget' AND period = 'daily'",
+		undo:  "DELETE FROM allowances WHERE " + weekly,
+		check: billing.CheckAllowances,
+	}
+	list["project of a rollup"] = set(billing.CheckRollups, "rollups_hourly", "project", "'other'", all)
 	return list
 }
 

@@ -22,34 +22,42 @@ SELECT organization_id, balance, entries FROM accounts
 WHERE organization_id = ANY ($1::text[]) ORDER BY organization_id FOR UPDATE`
 
 	selectAllowances = `
-SELECT coalesce(a.credited, 0), coalesce(a.settled, 0), coalesce(a.leased, 0), coalesce(l.amount, 0),
-	o.budget, coalesce(o.budget_period, ''),
+SELECT coalesce(a.credited, 0), coalesce(a.leased, 0), coalesce(l.amount, 0), ` + settledIn + `,
+	o.budget, coalesce(o.budget_period, ''), coalesce(o.week_start, ''), p.budget, coalesce(p.budget_period, ''),
 	k.id IS NOT NULL, k.usage_limit, coalesce(k.usage_limit_reset, '')
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
-	WITH ORDINALITY AS w (organization_id, key_id, kind, period, period_start, n)
-LEFT JOIN allowances a USING (organization_id, key_id, kind, period, period_start)
-LEFT JOIN leases l ON l.node = $6 AND l.organization_id = w.organization_id AND l.key_id = w.key_id
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::timestamptz[], $8::timestamptz[])
+	WITH ORDINALITY AS w (organization_id, subject, kind, period, period_start, kept, kept_from, kept_to, n)
+LEFT JOIN allowances a USING (organization_id, subject, kind, period, period_start)
+LEFT JOIN leases l ON l.node = $9 AND l.organization_id = w.organization_id AND l.subject = w.subject
 	AND l.kind = w.kind AND l.period = w.period AND l.period_start = w.period_start
 LEFT JOIN organizations o ON o.id = w.organization_id
-LEFT JOIN keys k ON k.organization_id = w.organization_id AND k.id = w.key_id
+LEFT JOIN projects p ON p.organization_id = w.organization_id AND p.name = w.subject AND w.kind = 'project'
+LEFT JOIN keys k ON k.organization_id = w.organization_id AND k.id = w.subject AND w.kind = 'key'
 ORDER BY w.n`
 
+	// settledIn is what is settled in an allowance of w.
+	settledIn = `(
+	SELECT coalesce(sum(s.settled), 0)::bigint FROM allowances s
+	WHERE s.organization_id = w.organization_id AND s.subject = w.subject AND s.kind = w.kind
+		AND s.period = w.kept AND s.period_start >= w.kept_from AND s.period_start < w.kept_to
+)`
+
 	addLeased = `
-INSERT INTO allowances AS a (organization_id, key_id, kind, period, period_start, leased)
+INSERT INTO allowances AS a (organization_id, subject, kind, period, period_start, leased)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[])
-ON CONFLICT (organization_id, key_id, kind, period, period_start) DO UPDATE SET leased = a.leased + excluded.leased`
+ON CONFLICT (organization_id, subject, kind, period, period_start) DO UPDATE SET leased = a.leased + excluded.leased`
 
 	addLeases = `
-INSERT INTO leases AS l (organization_id, key_id, kind, period, period_start, amount, node)
+INSERT INTO leases AS l (organization_id, subject, kind, period, period_start, amount, node)
 SELECT w.*, $7 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[]) AS w
-ON CONFLICT (node, organization_id, key_id, kind, period, period_start) DO UPDATE SET amount = l.amount + excluded.amount`
+ON CONFLICT (node, organization_id, subject, kind, period, period_start) DO UPDATE SET amount = l.amount + excluded.amount`
 
 	// ofNode are the leases of a node: of one of its processes, if that is
 	// named, or of all that there were under its id.
 	ofNode = `(node = $1 OR node > $1 || '.' AND node < $1 || '/')`
 
 	selectLeases = `
-SELECT organization_id, key_id, kind, period, period_start, sum(amount)::bigint FROM leases
+SELECT organization_id, subject, kind, period, period_start, sum(amount)::bigint FROM leases
 WHERE ` + ofNode + ` GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5`
 
 	// A lease is either deleted or made smaller, never both.
@@ -57,24 +65,24 @@ WHERE ` + ofNode + ` GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5`
 WITH cut AS (
 	SELECT l.*, least(l.amount, w.amount) AS back
 	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[])
-		AS w (organization_id, key_id, kind, period, period_start, amount)
-	JOIN leases l USING (organization_id, key_id, kind, period, period_start)
+		AS w (organization_id, subject, kind, period, period_start, amount)
+	JOIN leases l USING (organization_id, subject, kind, period, period_start)
 	WHERE l.node = $7
 ),
 deleted AS (
 	DELETE FROM leases l USING cut
-	WHERE l.node = cut.node AND l.organization_id = cut.organization_id AND l.key_id = cut.key_id
+	WHERE l.node = cut.node AND l.organization_id = cut.organization_id AND l.subject = cut.subject
 		AND l.kind = cut.kind AND l.period = cut.period AND l.period_start = cut.period_start
 		AND cut.back = cut.amount
 ),
 shrunk AS (
 	UPDATE leases l SET amount = l.amount - cut.back FROM cut
-	WHERE l.node = cut.node AND l.organization_id = cut.organization_id AND l.key_id = cut.key_id
+	WHERE l.node = cut.node AND l.organization_id = cut.organization_id AND l.subject = cut.subject
 		AND l.kind = cut.kind AND l.period = cut.period AND l.period_start = cut.period_start
 		AND cut.back < cut.amount
 )
 UPDATE allowances a SET leased = a.leased - cut.back FROM cut
-WHERE a.organization_id = cut.organization_id AND a.key_id = cut.key_id
+WHERE a.organization_id = cut.organization_id AND a.subject = cut.subject
 	AND a.kind = cut.kind AND a.period = cut.period AND a.period_start = cut.period_start`
 
 	selectLeaseOrganizations = `SELECT DISTINCT organization_id FROM leases WHERE ` + ofNode + ` ORDER BY organization_id`
@@ -84,11 +92,11 @@ WITH deleted AS (
 	DELETE FROM leases WHERE ` + ofNode + ` AND organization_id = ANY ($2::text[]) RETURNING *
 ),
 sums AS (
-	SELECT organization_id, key_id, kind, period, period_start, sum(amount)::bigint AS amount
+	SELECT organization_id, subject, kind, period, period_start, sum(amount)::bigint AS amount
 	FROM deleted GROUP BY 1, 2, 3, 4, 5
 )
 UPDATE allowances a SET leased = a.leased - d.amount FROM sums d
-WHERE a.organization_id = d.organization_id AND a.key_id = d.key_id
+WHERE a.organization_id = d.organization_id AND a.subject = d.subject
 	AND a.kind = d.kind AND a.period = d.period AND a.period_start = d.period_start`
 )
 
@@ -226,7 +234,8 @@ func allowanceStates(ctx context.Context, tx pgx.Tx, node string, want []billing
 	states := make([]books.State, 0, len(want))
 	var batch pgx.Batch
 	queueAccounts(&batch, books.OrganizationsOf(want, allowanceOfWant), make(map[string]books.Account))
-	batch.Queue(selectAllowances, append(allowanceArrays(want, allowanceOfWant), node)...).Query(func(rows pgx.Rows) error {
+	wanted := append(allowanceArrays(want, allowanceOfWant), keptArrays(want, allowanceOfWant)...)
+	batch.Queue(selectAllowances, append(wanted, node)...).Query(func(rows pgx.Rows) error {
 		for rows.Next() {
 			s, err := scanState(rows)
 			if err != nil {
@@ -248,8 +257,8 @@ func scanState(row scanner) (books.State, error) {
 		known bool
 		key   books.PeriodLimit
 	)
-	err := row.Scan(&s.Credited, &s.Settled, &s.Leased, &s.Own, &s.Budget.Limit, &s.Budget.Reset,
-		&known, &key.Limit, &key.Reset)
+	err := row.Scan(&s.Credited, &s.Leased, &s.Own, &s.Settled, &s.Budget.Limit, &s.Budget.Reset, &s.WeekStart,
+		&s.Project.Limit, &s.Project.Reset, &known, &key.Limit, &key.Reset)
 	if known {
 		s.Key = &key
 	}
@@ -268,10 +277,23 @@ func column[R, T any](rows []R, field func(*R) T) []T {
 func allowanceArrays[T any](list []T, of func(*T) *billing.Allowance) []any {
 	return []any{
 		column(list, func(v *T) string { return of(v).OrganizationID }),
-		column(list, func(v *T) string { return of(v).KeyID }),
+		column(list, func(v *T) string { return of(v).Subject }),
 		column(list, func(v *T) string { return string(of(v).Kind) }),
 		column(list, func(v *T) string { return string(of(v).Period) }),
 		column(list, func(v *T) time.Time { return of(v).Start }),
+	}
+}
+
+// keptArrays are where to find what is settled in allowances.
+func keptArrays[T any](list []T, of func(*T) *billing.Allowance) []any {
+	kept := make([]books.Kept, len(list))
+	for i := range list {
+		kept[i] = books.KeptOf(*of(&list[i]))
+	}
+	return []any{
+		column(kept, func(k *books.Kept) string { return string(k.Period) }),
+		column(kept, func(k *books.Kept) time.Time { return k.From }),
+		column(kept, func(k *books.Kept) time.Time { return k.To }),
 	}
 }
 
@@ -285,6 +307,6 @@ func leaseArrays(leases []billing.Lease) []any {
 func scanLease(row scanner) (billing.Lease, error) {
 	var l billing.Lease
 	a := &l.Allowance
-	err := row.Scan(&a.OrganizationID, &a.KeyID, &a.Kind, &a.Period, timeColumn{&a.Start}, &l.Amount)
+	err := row.Scan(&a.OrganizationID, &a.Subject, &a.Kind, &a.Period, timeColumn{&a.Start}, &l.Amount)
 	return l, err
 }

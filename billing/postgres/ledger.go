@@ -49,21 +49,21 @@ WHERE organization_id = $1 AND idempotency_key = $2`
 WHERE organization_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3`
 
 	addSettled = `
-INSERT INTO allowances AS a (organization_id, key_id, kind, period, period_start, settled)
+INSERT INTO allowances AS a (organization_id, subject, kind, period, period_start, settled)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[])
-ON CONFLICT (organization_id, key_id, kind, period, period_start) DO UPDATE SET settled = a.settled + excluded.settled`
+ON CONFLICT (organization_id, subject, kind, period, period_start) DO UPDATE SET settled = a.settled + excluded.settled`
 
 	addCredited = `
-INSERT INTO allowances AS a (organization_id, key_id, kind, period, period_start, credited)
+INSERT INTO allowances AS a (organization_id, subject, kind, period, period_start, credited)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::bigint[])
-ON CONFLICT (organization_id, key_id, kind, period, period_start) DO UPDATE SET credited = a.credited + excluded.credited`
+ON CONFLICT (organization_id, subject, kind, period, period_start) DO UPDATE SET credited = a.credited + excluded.credited`
 
 	addRollups = `
-INSERT INTO rollups_hourly AS r (organization_id, hour, key_id, provider, model,
+INSERT INTO rollups_hourly AS r (organization_id, hour, key_id, project, provider, model,
 	requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost)
-SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::bigint[],
-	$7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[])
-ON CONFLICT (organization_id, hour, key_id, provider, model) DO UPDATE SET
+SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[],
+	$7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[])
+ON CONFLICT (organization_id, hour, key_id, project, provider, model) DO UPDATE SET
 	requests = r.requests + excluded.requests,
 	prompt_tokens = r.prompt_tokens + excluded.prompt_tokens,
 	completion_tokens = r.completion_tokens + excluded.completion_tokens,
@@ -185,11 +185,10 @@ func post(ctx context.Context, tx pgx.Tx, node string, fresh []books.Row, accoun
 	}
 	var batch pgx.Batch
 	if len(lines) > 0 {
-		spent := leaseArrays(posting.Spent)
 		batch.Queue(insertEntries, lineArrays(lines)...)
 		batch.Queue(putLedgers, accountArrays(accounts)...)
-		batch.Queue(addSettled, spent...)
-		batch.Queue(releaseLeases, append(spent, node)...)
+		batch.Queue(addSettled, leaseArrays(posting.Settled)...)
+		batch.Queue(releaseLeases, append(leaseArrays(posting.Spent), node)...)
 	}
 	batch.Queue(addRollups, rollupArrays(posting.Rollups)...)
 	batch.Queue(touchKeys, useArrays(posting.Uses)...)
@@ -295,6 +294,7 @@ func rollupArrays(rollups []books.Rollup) []any {
 		column(rollups, func(r *books.Rollup) string { return r.OrganizationID }),
 		column(rollups, func(r *books.Rollup) time.Time { return r.Hour }),
 		column(rollups, func(r *books.Rollup) string { return r.KeyID }),
+		column(rollups, func(r *books.Rollup) string { return r.Project }),
 		column(rollups, func(r *books.Rollup) string { return r.Provider }),
 		column(rollups, func(r *books.Rollup) string { return r.Model }),
 		column(rollups, func(r *books.Rollup) int64 { return r.Requests }),

@@ -83,7 +83,7 @@ SELECT coalesce(a.balance, 0), coalesce(a.entries, 0), coalesce(c.credited, 0), 
 	coalesce(v.entries, 0), coalesce(v.balance, 0), coalesce(v.credited, 0), coalesce(v.debited, 0), v.hash
 FROM (SELECT 1) AS one
 LEFT JOIN accounts a ON a.organization_id = $1
-LEFT JOIN allowances c ON c.organization_id = $1 AND c.key_id = '' AND c.kind = 'credits'
+LEFT JOIN allowances c ON c.organization_id = $1 AND c.subject = '' AND c.kind = 'credits'
 	AND c.period = 'never' AND c.period_start = timestamptz '1970-01-01 00:00:00+00'
 LEFT JOIN verified_ledgers v ON v.organization_id = $1`,
 
@@ -134,64 +134,58 @@ WHERE v.organization_id = $1
 ORDER BY 1`,
 
 	SumPage: `
-SELECT date_trunc('hour', arrived_at, 'UTC') AS hour, key_id, provider, model,
+SELECT date_trunc('hour', arrived_at, 'UTC') AS hour, key_id, project, provider, model,
 	count(*), sum(prompt_tokens)::bigint, sum(completion_tokens)::bigint, sum(cached_tokens)::bigint,
 	sum(reasoning_tokens)::bigint, sum(cost)::bigint, sum(market_cost)::bigint, max(request_id)
 FROM (
-	SELECT request_id, arrived_at, key_id, provider, model, prompt_tokens, completion_tokens, cached_tokens,
+	SELECT request_id, arrived_at, key_id, project, provider, model, prompt_tokens, completion_tokens, cached_tokens,
 		reasoning_tokens, cost, market_cost
 	FROM requests WHERE organization_id = $1 AND request_id > $2 ORDER BY request_id LIMIT $3
-) AS page GROUP BY 1, 2, 3, 4`,
+) AS page GROUP BY 1, 2, 3, 4, 5`,
 
 	SumHour: `
-SELECT date_trunc('hour', arrived_at, 'UTC') AS hour, key_id, provider, model,
+SELECT date_trunc('hour', arrived_at, 'UTC') AS hour, key_id, project, provider, model,
 	count(*), sum(prompt_tokens)::bigint, sum(completion_tokens)::bigint, sum(cached_tokens)::bigint,
 	sum(reasoning_tokens)::bigint, sum(cost)::bigint, sum(market_cost)::bigint
 FROM requests
 WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3
 	AND arrived_at >= $4 AND arrived_at < $5
-GROUP BY 1, 2, 3, 4`,
+GROUP BY 1, 2, 3, 4, 5`,
 
 	Rollups: `
-SELECT hour, key_id, provider, model,
+SELECT hour, key_id, project, provider, model,
 	requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost
 FROM rollups_hourly WHERE organization_id = $1 AND hour >= $2 AND hour < $3`,
 
-	// Rollups are compared with rows: so allowances are, by their sums.
+	// Rollups are compared with rows: so allowances are, by their sums. Only days
+	// and all time have any.
 	Allowances: `
 WITH days AS MATERIALIZED (
-	SELECT organization_id, key_id, date_trunc('day', hour, 'UTC') AS day, sum(cost) AS cost
-	FROM rollups_hourly GROUP BY 1, 2, 3
+	SELECT organization_id, key_id, project, date_trunc('day', hour, 'UTC') AS day, sum(cost) AS cost
+	FROM rollups_hourly GROUP BY 1, 2, 3, 4
 ),
 spent AS MATERIALIZED (
-	SELECT organization_id, key_id, 'never' AS period, timestamptz '1970-01-01 00:00:00+00' AS period_start, sum(cost) AS cost
-	FROM days GROUP BY 1, 2
+	SELECT organization_id, '' AS subject, 'budget' AS kind, day, sum(cost) AS cost FROM days GROUP BY 1, 4
 	UNION ALL
-	SELECT organization_id, key_id, 'daily', day, cost
-	FROM days
+	SELECT organization_id, project, 'project', day, sum(cost) FROM days WHERE project <> '' GROUP BY 1, 2, 4
 	UNION ALL
-	-- Hours rather than days: a day of the session's time zone may be longer.
-	SELECT organization_id, key_id, 'weekly', day - extract(dow FROM day AT TIME ZONE 'UTC') * interval '24 hours', sum(cost)
-	FROM days GROUP BY 1, 2, 4
-	UNION ALL
-	SELECT organization_id, key_id, 'monthly', date_trunc('month', day, 'UTC'), sum(cost)
-	FROM days GROUP BY 1, 2, 4
+	SELECT organization_id, key_id, 'key', day, sum(cost) FROM days GROUP BY 1, 2, 4
 )
-SELECT organization_id, key_id, kind, period, period_start, sum(cost)::bigint, sum(settled)::bigint FROM (
-	SELECT organization_id, key_id, kind, period, period_start, 0 AS cost, settled FROM allowances
+SELECT organization_id, subject, kind, period, period_start, sum(cost)::bigint, sum(settled)::bigint FROM (
+	SELECT organization_id, subject, kind, period, period_start, 0 AS cost, settled FROM allowances WHERE settled <> 0
 	UNION ALL
-	SELECT organization_id, key_id, 'key', period, period_start, cost, 0 FROM spent
+	SELECT organization_id, subject, kind, 'daily', day, cost, 0 FROM spent
 	UNION ALL
-	SELECT organization_id, '', 'budget', period, period_start, cost, 0 FROM spent
+	SELECT organization_id, subject, kind, 'never', timestamptz '1970-01-01 00:00:00+00', cost, 0 FROM spent
 	UNION ALL
-	SELECT organization_id, '', 'credits', period, period_start, cost, 0 FROM spent WHERE period = 'never'
+	SELECT organization_id, '', 'credits', 'never', timestamptz '1970-01-01 00:00:00+00', cost, 0 FROM spent WHERE kind = 'budget'
 ) AS sides GROUP BY 1, 2, 3, 4, 5 HAVING sum(cost) <> sum(settled) ORDER BY 1, 2, 3, 4, 5`,
 
 	Leases: `
-SELECT organization_id, key_id, kind, period, period_start, sum(amount)::bigint, sum(leased)::bigint FROM (
-	SELECT organization_id, key_id, kind, period, period_start, 0 AS amount, leased FROM allowances WHERE leased <> 0
+SELECT organization_id, subject, kind, period, period_start, sum(amount)::bigint, sum(leased)::bigint FROM (
+	SELECT organization_id, subject, kind, period, period_start, 0 AS amount, leased FROM allowances WHERE leased <> 0
 	UNION ALL
-	SELECT organization_id, key_id, kind, period, period_start, amount, 0 FROM leases
+	SELECT organization_id, subject, kind, period, period_start, amount, 0 FROM leases
 ) AS sides GROUP BY 1, 2, 3, 4, 5 HAVING sum(amount) <> sum(leased) ORDER BY 1, 2, 3, 4, 5`,
 
 	Time: func(t time.Time) any { return t },

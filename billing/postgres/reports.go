@@ -62,10 +62,10 @@ FROM parts
 WHERE ($8::text = '' OR key_id = $8) AND ($9::text = '' OR provider = $9) AND ($10::text = '' OR model = $10)`
 
 	selectSettled = `
-SELECT w.key_id, coalesce(a.settled, 0)
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[])
-	AS w (organization_id, key_id, kind, period, period_start)
-LEFT JOIN allowances a USING (organization_id, key_id, kind, period, period_start)`
+SELECT ` + settledIn + `
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])
+	WITH ORDINALITY AS w (organization_id, subject, kind, kept, kept_from, kept_to, n)
+ORDER BY w.n`
 )
 
 // planned makes the server plan a query for its arguments. Prepared plans are
@@ -118,40 +118,23 @@ func (s *Store) Usage(ctx context.Context, org string, f billing.Filter) (billin
 	return t, nil
 }
 
-// KeySpend implements billing.Reports.
-func (s *Store) KeySpend(ctx context.Context, org string, keys []billing.Key, now time.Time) (map[string]billing.Money, error) {
-	current := make([]billing.Lease, len(keys))
-	for i, k := range keys {
-		k.OrganizationID = org
-		current[i].Allowance = books.CurrentSpend(k, now)
-	}
-	rows, err := s.pool.Query(ctx, selectSettled, allowanceArrays(current, allowanceOfLease)...)
+// Spend implements billing.Reports.
+func (s *Store) Spend(ctx context.Context, allowances []billing.Allowance) ([]billing.Money, error) {
+	itself := func(a *billing.Allowance) *billing.Allowance { return a }
+	args := append([]any{
+		column(allowances, func(a *billing.Allowance) string { return a.OrganizationID }),
+		column(allowances, func(a *billing.Allowance) string { return a.Subject }),
+		column(allowances, func(a *billing.Allowance) string { return string(a.Kind) }),
+	}, keptArrays(allowances, itself)...)
+	rows, err := s.pool.Query(ctx, selectSettled, args...)
 	if err != nil {
-		return nil, fmt.Errorf("read spend of keys: %w", err)
+		return nil, fmt.Errorf("read spend: %w", err)
 	}
-	spend := make(map[string]billing.Money, len(keys))
-	var (
-		id      string
-		settled billing.Money
-	)
-	_, err = pgx.ForEachRow(rows, []any{&id, &settled}, func() error {
-		spend[id] = settled
-		return nil
-	})
+	spend, err := pgx.CollectRows(rows, pgx.RowTo[billing.Money])
 	if err != nil {
-		return nil, fmt.Errorf("read spend of keys: %w", err)
+		return nil, fmt.Errorf("read spend: %w", err)
 	}
 	return spend, nil
-}
-
-// BudgetSpend implements billing.Reports.
-func (s *Store) BudgetSpend(ctx context.Context, org string, p billing.Period, now time.Time) (billing.Money, error) {
-	var settled billing.Money
-	budget := []billing.Lease{{Allowance: billing.BudgetOf(org, p, now)}}
-	if err := s.pool.QueryRow(ctx, selectSettled, allowanceArrays(budget, allowanceOfLease)...).Scan(new(string), &settled); err != nil {
-		return 0, fmt.Errorf("read spend of organization %q: %w", org, err)
-	}
-	return settled, nil
 }
 
 func requestArrays(rows []books.Row) []any {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/pressly/goose/v3"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/billingtest"
@@ -178,4 +179,17 @@ func BenchmarkVerify(b *testing.B) {
 	}
 	defer s.Close()
 	billingtest.BenchmarkVerify(b, s)
+}
+
+func TestBooksOfBeforeDaysAreConverted(t *testing.T) {
+	t.Parallel()
+	db := raw(t)
+	p, err := goose.NewProvider(goose.DialectPostgres, db, os.DirFS("migrations"), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.UpTo(t.Context(), billingtest.BeforeDays); err != nil {
+		t.Fatal(err)
+	}
+	billingtest.RunMigration(t, open, db, func(at time.Time) string { return "'" + at.Format(time.RFC3339Nano) + "'" })
 }

@@ -11,61 +11,66 @@ import (
 
 const (
 	selectAllowance = `
-SELECT coalesce(a.credited, 0), coalesce(a.settled, 0), coalesce(a.leased, 0), coalesce(l.amount, 0),
-	o.budget, coalesce(o.budget_period, ''),
+SELECT coalesce(a.credited, 0), coalesce(a.leased, 0), coalesce(l.amount, 0), (
+		SELECT coalesce(sum(settled), 0) FROM allowances
+		WHERE organization_id = ?1 AND subject = ?2 AND kind = ?3
+			AND period = ?7 AND period_start >= ?8 AND period_start < ?9
+	),
+	o.budget, coalesce(o.budget_period, ''), coalesce(o.week_start, ''), p.budget, coalesce(p.budget_period, ''),
 	k.id IS NOT NULL, k.usage_limit, coalesce(k.usage_limit_reset, '')
 FROM (SELECT 1)
-LEFT JOIN allowances a ON a.organization_id = ?1 AND a.key_id = ?2 AND a.kind = ?3
+LEFT JOIN allowances a ON a.organization_id = ?1 AND a.subject = ?2 AND a.kind = ?3
 	AND a.period = ?4 AND a.period_start = ?5
-LEFT JOIN leases l ON l.organization_id = ?1 AND l.key_id = ?2 AND l.kind = ?3
+LEFT JOIN leases l ON l.organization_id = ?1 AND l.subject = ?2 AND l.kind = ?3
 	AND l.period = ?4 AND l.period_start = ?5 AND l.node = ?6
 LEFT JOIN organizations o ON o.id = ?1
-LEFT JOIN keys k ON k.organization_id = ?1 AND k.id = ?2`
+LEFT JOIN projects p ON p.organization_id = ?1 AND p.name = ?2 AND ?3 = 'project'
+LEFT JOIN keys k ON k.organization_id = ?1 AND k.id = ?2 AND ?3 = 'key'`
 
 	addLeased = `
-INSERT INTO allowances (organization_id, key_id, kind, period, period_start, leased)
+INSERT INTO allowances (organization_id, subject, kind, period, period_start, leased)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
 ON CONFLICT DO UPDATE SET leased = leased + excluded.leased`
 
 	addLease = `
-INSERT INTO leases (organization_id, key_id, kind, period, period_start, amount, node)
+INSERT INTO leases (organization_id, subject, kind, period, period_start, amount, node)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
 ON CONFLICT DO UPDATE SET amount = amount + excluded.amount`
 
-	leaseColumns = `organization_id, key_id, kind, period, period_start, amount`
+	leaseColumns = `organization_id, subject, kind, period, period_start, amount`
 
 	// ofNode are the leases of a node: of one of its processes, if that is
 	// named, or of all that there were under its id.
 	ofNode = `(node = ?1 OR node > ?1 || '.' AND node < ?1 || '/')`
 
 	selectLeases = `
-SELECT organization_id, key_id, kind, period, period_start, sum(amount) FROM leases
+SELECT organization_id, subject, kind, period, period_start, sum(amount) FROM leases
 WHERE ` + ofNode + ` GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5`
 
-	selectLeasesOfKey = `SELECT ` + leaseColumns + ` FROM leases
-WHERE node = ?1 AND organization_id = ?2 AND key_id = ?3`
+	selectLeasesOfSubject = `SELECT ` + leaseColumns + ` FROM leases
+WHERE node = ?1 AND organization_id = ?2 AND subject = ?3`
 
 	subtractLeased = `
 UPDATE allowances SET leased = leased - ?6
-WHERE organization_id = ?1 AND key_id = ?2 AND kind = ?3 AND period = ?4 AND period_start = ?5`
+WHERE organization_id = ?1 AND subject = ?2 AND kind = ?3 AND period = ?4 AND period_start = ?5`
 
 	subtractLease = `
 UPDATE leases SET amount = amount - ?6
-WHERE organization_id = ?1 AND key_id = ?2 AND kind = ?3 AND period = ?4 AND period_start = ?5
+WHERE organization_id = ?1 AND subject = ?2 AND kind = ?3 AND period = ?4 AND period_start = ?5
 	AND node = ?7`
 
 	deleteLease = `
 DELETE FROM leases
-WHERE organization_id = ?1 AND key_id = ?2 AND kind = ?3 AND period = ?4 AND period_start = ?5
+WHERE organization_id = ?1 AND subject = ?2 AND kind = ?3 AND period = ?4 AND period_start = ?5
 	AND amount = ?6 AND node = ?7`
 
 	subtractAllLeased = `
 UPDATE allowances AS a SET leased = a.leased - l.amount
 FROM (
-	SELECT organization_id, key_id, kind, period, period_start, sum(amount) AS amount FROM leases
+	SELECT organization_id, subject, kind, period, period_start, sum(amount) AS amount FROM leases
 	WHERE ` + ofNode + ` GROUP BY 1, 2, 3, 4, 5
 ) AS l
-WHERE a.organization_id = l.organization_id AND a.key_id = l.key_id
+WHERE a.organization_id = l.organization_id AND a.subject = l.subject
 	AND a.kind = l.kind AND a.period = l.period AND a.period_start = l.period_start`
 
 	deleteLeases = `DELETE FROM leases WHERE ` + ofNode
@@ -151,8 +156,9 @@ func allowanceState(ctx context.Context, tx *sql.Tx, node string, a billing.Allo
 		known bool
 		key   books.PeriodLimit
 	)
-	err := tx.QueryRowContext(ctx, selectAllowance, append(allowanceArgs(a), node)...).Scan(&s.Credited, &s.Settled,
-		&s.Leased, &s.Own, &s.Budget.Limit, &s.Budget.Reset, &known, &key.Limit, &key.Reset)
+	err := tx.QueryRowContext(ctx, selectAllowance, append(append(allowanceArgs(a), node), keptArgs(a)...)...).Scan(
+		&s.Credited, &s.Leased, &s.Own, &s.Settled, &s.Budget.Limit, &s.Budget.Reset, &s.WeekStart,
+		&s.Project.Limit, &s.Project.Reset, &known, &key.Limit, &key.Reset)
 	if known {
 		s.Key = &key
 	}
@@ -164,9 +170,9 @@ func allowanceState(ctx context.Context, tx *sql.Tx, node string, a billing.Allo
 func (s *Store) release(ctx context.Context, tx *sql.Tx, node string, amounts []billing.Lease) error {
 	var held map[billing.Allowance]billing.Money
 	for i, l := range amounts {
-		if i == 0 || !sameKey(amounts[i-1].Allowance, l.Allowance) {
+		if i == 0 || !sameSubject(amounts[i-1].Allowance, l.Allowance) {
 			var err error
-			if held, err = s.leasesOfKey(ctx, tx, node, l.Allowance); err != nil {
+			if held, err = s.leasesOfSubject(ctx, tx, node, l.Allowance); err != nil {
 				return err
 			}
 		}
@@ -189,12 +195,12 @@ func (s *Store) release(ctx context.Context, tx *sql.Tx, node string, amounts []
 	return nil
 }
 
-func sameKey(a, b billing.Allowance) bool {
-	return a.OrganizationID == b.OrganizationID && a.KeyID == b.KeyID
+func sameSubject(a, b billing.Allowance) bool {
+	return a.OrganizationID == b.OrganizationID && a.Subject == b.Subject
 }
 
-func (s *Store) leasesOfKey(ctx context.Context, tx *sql.Tx, node string, a billing.Allowance) (map[billing.Allowance]billing.Money, error) {
-	rows, err := tx.StmtContext(ctx, s.posts.selectLeasesOfKey).QueryContext(ctx, node, a.OrganizationID, a.KeyID)
+func (s *Store) leasesOfSubject(ctx context.Context, tx *sql.Tx, node string, a billing.Allowance) (map[billing.Allowance]billing.Money, error) {
+	rows, err := tx.StmtContext(ctx, s.posts.selectLeasesOfSubject).QueryContext(ctx, node, a.OrganizationID, a.Subject)
 	if err != nil {
 		return nil, fmt.Errorf("read leases: %w", err)
 	}
@@ -211,7 +217,13 @@ func (s *Store) leasesOfKey(ctx context.Context, tx *sql.Tx, node string, a bill
 }
 
 func allowanceArgs(a billing.Allowance) []any {
-	return []any{a.OrganizationID, a.KeyID, string(a.Kind), string(a.Period), micros(a.Start)}
+	return []any{a.OrganizationID, a.Subject, string(a.Kind), string(a.Period), micros(a.Start)}
+}
+
+// keptArgs are where to find what is settled in an allowance.
+func keptArgs(a billing.Allowance) []any {
+	kept := books.KeptOf(a)
+	return []any{string(kept.Period), micros(kept.From), micros(kept.To)}
 }
 
 func leaseArgs(l billing.Lease) []any {
@@ -221,6 +233,6 @@ func leaseArgs(l billing.Lease) []any {
 func scanLease(row scanner) (billing.Lease, error) {
 	var l billing.Lease
 	a := &l.Allowance
-	err := row.Scan(&a.OrganizationID, &a.KeyID, &a.Kind, &a.Period, timeColumn{&a.Start}, &l.Amount)
+	err := row.Scan(&a.OrganizationID, &a.Subject, &a.Kind, &a.Period, timeColumn{&a.Start}, &l.Amount)
 	return l, err
 }

@@ -40,19 +40,19 @@ WHERE organization_id = ?1 AND idempotency_key = ?2`
 WHERE organization_id = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3`
 
 	addSettled = `
-INSERT INTO allowances (organization_id, key_id, kind, period, period_start, settled)
+INSERT INTO allowances (organization_id, subject, kind, period, period_start, settled)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
 ON CONFLICT DO UPDATE SET settled = settled + excluded.settled`
 
 	addCredited = `
-INSERT INTO allowances (organization_id, key_id, kind, period, period_start, credited)
+INSERT INTO allowances (organization_id, subject, kind, period, period_start, credited)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
 ON CONFLICT DO UPDATE SET credited = credited + excluded.credited`
 
 	addRollup = `
-INSERT INTO rollups_hourly (organization_id, hour, key_id, provider, model,
+INSERT INTO rollups_hourly (organization_id, hour, key_id, project, provider, model,
 	requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET
 	requests = requests + excluded.requests,
 	prompt_tokens = prompt_tokens + excluded.prompt_tokens,

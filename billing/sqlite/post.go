@@ -19,7 +19,7 @@ type postStatements struct {
 	debits                                     *bulk[books.Line]
 	selectLedger, putLedger                    *sql.Stmt
 	addSettled, addRollup, touchKey            *sql.Stmt
-	selectLeasesOfKey                          *sql.Stmt
+	selectLeasesOfSubject                      *sql.Stmt
 	subtractLeased, subtractLease, deleteLease *sql.Stmt
 }
 
@@ -34,7 +34,7 @@ func prepare(ctx context.Context, db *sql.DB) (*postStatements, error) {
 		{&p.addSettled, addSettled},
 		{&p.addRollup, addRollup},
 		{&p.touchKey, touchKey},
-		{&p.selectLeasesOfKey, selectLeasesOfKey},
+		{&p.selectLeasesOfSubject, selectLeasesOfSubject},
 		{&p.subtractLeased, subtractLeased},
 		{&p.subtractLease, subtractLease},
 		{&p.deleteLease, deleteLease},
@@ -132,7 +132,7 @@ func (s *Store) post(ctx context.Context, tx *sql.Tx, node string, fresh []books
 		return err
 	}
 	add := tx.StmtContext(ctx, s.posts.addSettled)
-	for _, l := range posting.Spent {
+	for _, l := range posting.Settled {
 		if _, err := add.ExecContext(ctx, leaseArgs(l)...); err != nil {
 			return fmt.Errorf("settle allowance: %w", err)
 		}
@@ -142,7 +142,7 @@ func (s *Store) post(ctx context.Context, tx *sql.Tx, node string, fresh []books
 	}
 	add = tx.StmtContext(ctx, s.posts.addRollup)
 	for _, r := range posting.Rollups {
-		_, err := add.ExecContext(ctx, r.OrganizationID, micros(r.Hour), r.KeyID, r.Provider, r.Model, r.Requests,
+		_, err := add.ExecContext(ctx, r.OrganizationID, micros(r.Hour), r.KeyID, r.Project, r.Provider, r.Model, r.Requests,
 			r.PromptTokens, r.CompletionTokens, r.CachedTokens, r.ReasoningTokens, int64(r.Cost), int64(r.MarketCost))
 		if err != nil {
 			return fmt.Errorf("add to rollup: %w", err)

@@ -78,7 +78,7 @@ SELECT coalesce(a.balance, 0), coalesce(a.entries, 0), coalesce(c.credited, 0), 
 	coalesce(v.entries, 0), coalesce(v.balance, 0), coalesce(v.credited, 0), coalesce(v.debited, 0), v.hash
 FROM (SELECT 1)
 LEFT JOIN accounts a ON a.organization_id = ?1
-LEFT JOIN allowances c ON c.organization_id = ?1 AND c.key_id = '' AND c.kind = 'credits'
+LEFT JOIN allowances c ON c.organization_id = ?1 AND c.subject = '' AND c.kind = 'credits'
 	AND c.period = 'never' AND c.period_start = 0
 LEFT JOIN verified_ledgers v ON v.organization_id = ?1`,
 
@@ -127,63 +127,58 @@ WHERE v.organization_id = ?1
 ORDER BY 1`,
 
 	SumPage: `
-SELECT arrived_at - ((arrived_at % 3600000000) + 3600000000) % 3600000000 AS hour, key_id, provider, model,
+SELECT arrived_at - ((arrived_at % 3600000000) + 3600000000) % 3600000000 AS hour, key_id, project, provider, model,
 	count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens),
 	sum(reasoning_tokens), sum(cost), sum(market_cost), max(request_id)
 FROM (
-	SELECT request_id, arrived_at, key_id, provider, model, prompt_tokens, completion_tokens, cached_tokens,
+	SELECT request_id, arrived_at, key_id, project, provider, model, prompt_tokens, completion_tokens, cached_tokens,
 		reasoning_tokens, cost, market_cost
 	FROM requests WHERE organization_id = ?1 AND request_id > ?2 ORDER BY request_id LIMIT ?3
-) GROUP BY 1, 2, 3, 4`,
+) GROUP BY 1, 2, 3, 4, 5`,
 
 	SumHour: `
-SELECT arrived_at - ((arrived_at % 3600000000) + 3600000000) % 3600000000 AS hour, key_id, provider, model,
+SELECT arrived_at - ((arrived_at % 3600000000) + 3600000000) % 3600000000 AS hour, key_id, project, provider, model,
 	count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens),
 	sum(reasoning_tokens), sum(cost), sum(market_cost)
 FROM requests
 WHERE organization_id = ?1 AND request_id >= ?2 AND request_id < ?3
 	AND arrived_at >= ?4 AND arrived_at < ?5
-GROUP BY 1, 2, 3, 4`,
+GROUP BY 1, 2, 3, 4, 5`,
 
 	Rollups: `
-SELECT hour, key_id, provider, model,
+SELECT hour, key_id, project, provider, model,
 	requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost
 FROM rollups_hourly WHERE organization_id = ?1 AND hour >= ?2 AND hour < ?3`,
 
-	// Rollups are compared with rows: so allowances are, by their sums.
+	// Rollups are compared with rows: so allowances are, by their sums. Only days
+	// and all time have any.
 	Allowances: `
 WITH days AS MATERIALIZED (
-	SELECT organization_id, key_id, hour - ((hour % 86400000000) + 86400000000) % 86400000000 AS day, sum(cost) AS cost
-	FROM rollups_hourly GROUP BY 1, 2, 3
+	SELECT organization_id, key_id, project, hour - ((hour % 86400000000) + 86400000000) % 86400000000 AS day, sum(cost) AS cost
+	FROM rollups_hourly GROUP BY 1, 2, 3, 4
 ),
 spent AS MATERIALIZED (
-	SELECT organization_id, key_id, 'never' AS period, 0 AS period_start, sum(cost) AS cost
-	FROM days GROUP BY 1, 2
+	SELECT organization_id, '' AS subject, 'budget' AS kind, day, sum(cost) AS cost FROM days GROUP BY 1, 4
 	UNION ALL
-	SELECT organization_id, key_id, 'daily', day, cost
-	FROM days
+	SELECT organization_id, project, 'project', day, sum(cost) FROM days WHERE project <> '' GROUP BY 1, 2, 4
 	UNION ALL
-	SELECT organization_id, key_id, 'weekly', 1000000 * CAST(strftime('%s', day / 1000000, 'unixepoch', '-6 days', 'weekday 0') AS INTEGER), sum(cost)
-	FROM days GROUP BY 1, 2, 4
-	UNION ALL
-	SELECT organization_id, key_id, 'monthly', 1000000 * CAST(strftime('%s', day / 1000000, 'unixepoch', 'start of month') AS INTEGER), sum(cost)
-	FROM days GROUP BY 1, 2, 4
+	SELECT organization_id, key_id, 'key', day, sum(cost) FROM days GROUP BY 1, 2, 4
 )
-SELECT organization_id, key_id, kind, period, period_start, sum(cost), sum(settled) FROM (
-	SELECT organization_id, key_id, kind, period, period_start, 0 AS cost, settled FROM allowances
+SELECT organization_id, subject, kind, period, period_start, sum(cost), sum(settled) FROM (
+	SELECT organization_id, subject, kind, period, period_start, 0 AS cost, settled FROM allowances WHERE settled <> 0
 	UNION ALL
-	SELECT organization_id, key_id, 'key', period, period_start, cost, 0 FROM spent
+	SELECT organization_id, subject, kind, 'daily', day, cost, 0 FROM spent
 	UNION ALL
-	SELECT organization_id, '', 'budget', period, period_start, cost, 0 FROM spent
+	SELECT organization_id, subject, kind, 'never', 0, cost, 0 FROM spent
 	UNION ALL
-	SELECT organization_id, '', 'credits', period, period_start, cost, 0 FROM spent WHERE period = 'never'
+	SELECT organization_id, '', 'credits', 'never', 0, cost, 0 FROM spent WHERE kind = 'budget'
 ) GROUP BY 1, 2, 3, 4, 5 HAVING sum(cost) <> sum(settled) ORDER BY 1, 2, 3, 4, 5`,
 
 	Leases: `
-SELECT organization_id, key_id, kind, period, period_start, sum(amount), sum(leased) FROM (
-	SELECT organization_id, key_id, kind, period, period_start, 0 AS amount, leased FROM allowances WHERE leased <> 0
+SELECT organization_id, subject, kind, period, period_start, sum(amount), sum(leased) FROM (
+	SELECT organization_id, subject, kind, period, period_start, 0 AS amount, leased FROM allowances WHERE leased <> 0
 	UNION ALL
-	SELECT organization_id, key_id, kind, period, period_start, amount, 0 FROM leases
+	SELECT organization_id, subject, kind, period, period_start, amount, 0 FROM leases
 ) GROUP BY 1, 2, 3, 4, 5 HAVING sum(amount) <> sum(leased) ORDER BY 1, 2, 3, 4, 5`,
 
 	Time: func(t time.Time) any { return micros(t) },

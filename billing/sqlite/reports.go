@@ -2,10 +2,7 @@ package sqlite
 
 import (
 	"context"
-	"database/sql"
-	"errors"
 	"fmt"
-	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
@@ -66,8 +63,9 @@ FROM parts
 WHERE (?8 = '' OR key_id = ?8) AND (?9 = '' OR provider = ?9) AND (?10 = '' OR model = ?10)`
 
 	selectSettled = `
-SELECT settled FROM allowances
-WHERE organization_id = ?1 AND key_id = ?2 AND kind = ?3 AND period = ?4 AND period_start = ?5`
+SELECT coalesce(sum(settled), 0) FROM allowances
+WHERE organization_id = ?1 AND subject = ?2 AND kind = ?3
+	AND period = ?4 AND period_start >= ?5 AND period_start < ?6`
 )
 
 // Requests implements billing.Reports.
@@ -115,29 +113,16 @@ func (s *Store) Usage(ctx context.Context, org string, f billing.Filter) (billin
 	return t, nil
 }
 
-// KeySpend implements billing.Reports.
-func (s *Store) KeySpend(ctx context.Context, org string, keys []billing.Key, now time.Time) (map[string]billing.Money, error) {
-	spend := make(map[string]billing.Money, len(keys))
-	for _, k := range keys {
-		k.OrganizationID = org
-		var settled billing.Money
-		err := s.reader.QueryRowContext(ctx, selectSettled, allowanceArgs(books.CurrentSpend(k, now))...).Scan(&settled)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return nil, fmt.Errorf("read spend of key %q: %w", k.ID, err)
+// Spend implements billing.Reports.
+func (s *Store) Spend(ctx context.Context, allowances []billing.Allowance) ([]billing.Money, error) {
+	spend := make([]billing.Money, len(allowances))
+	for i, a := range allowances {
+		args := append([]any{a.OrganizationID, a.Subject, string(a.Kind)}, keptArgs(a)...)
+		if err := s.reader.QueryRowContext(ctx, selectSettled, args...).Scan(&spend[i]); err != nil {
+			return nil, fmt.Errorf("read spend of %s %q: %w", a.Kind, a.Subject, err)
 		}
-		spend[k.ID] = settled
 	}
 	return spend, nil
-}
-
-// BudgetSpend implements billing.Reports.
-func (s *Store) BudgetSpend(ctx context.Context, org string, p billing.Period, now time.Time) (billing.Money, error) {
-	var settled billing.Money
-	err := s.reader.QueryRowContext(ctx, selectSettled, allowanceArgs(billing.BudgetOf(org, p, now))...).Scan(&settled)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return 0, fmt.Errorf("read spend of organization %q: %w", org, err)
-	}
-	return settled, nil
 }
 
 func requestArgs(a *arguments, r *books.Row) {

@@ -5,9 +5,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/pressly/goose/v3"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/billingtest"
@@ -142,4 +146,20 @@ func BenchmarkVerify(b *testing.B) {
 	}
 	defer s.Close()
 	billingtest.BenchmarkVerify(b, s)
+}
+
+func TestBooksOfBeforeDaysAreConverted(t *testing.T) {
+	t.Parallel()
+	if err := os.MkdirAll(filepath.Dir(pathOf(t)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	db := raw(t)
+	p, err := goose.NewProvider(goose.DialectSQLite3, db, os.DirFS("migrations"), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.UpTo(t.Context(), billingtest.BeforeDays); err != nil {
+		t.Fatal(err)
+	}
+	billingtest.RunMigration(t, open, db, func(at time.Time) string { return strconv.FormatInt(at.UnixMicro(), 10) })
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
@@ -22,7 +23,7 @@ func CheckWants(wants []billing.Want) ([]billing.Want, error) {
 		if err := checkLease(billing.Lease{Allowance: a, Amount: min(w.Need, w.Ahead)}); err != nil {
 			return nil, fmt.Errorf("%s allowance of %q: %w", a.Kind, a.OrganizationID, err)
 		}
-		w.Allowance.Start = a.Period.Start(a.Start)
+		w.Allowance.Start = a.Start.UTC()
 		checked[i] = w
 	}
 	return checked, nil
@@ -37,7 +38,7 @@ func CheckLeases(leases []billing.Lease) ([]billing.Lease, error) {
 		if err := checkLease(l); err != nil {
 			return nil, fmt.Errorf("%s allowance of %q: %w", l.Allowance.Kind, l.Allowance.OrganizationID, err)
 		}
-		l.Allowance.Start = l.Allowance.Period.Start(l.Allowance.Start)
+		l.Allowance.Start = l.Allowance.Start.UTC()
 		checked[i] = l
 	}
 	return checked, nil
@@ -53,21 +54,51 @@ func checkLease(l billing.Lease) error {
 		if a.Period != billing.Never {
 			return fmt.Errorf("credits have no period, not %s", a.Period)
 		}
-	case billing.Budget, billing.KeySpend:
+	case billing.Budget, billing.ProjectBudget, billing.KeySpend:
 	default:
 		return errors.New("unknown kind")
 	}
 	switch {
 	case a.OrganizationID == "":
 		return errors.New("no organization")
-	case (a.Kind == billing.KeySpend) != (a.KeyID != ""):
-		return errors.New("a key is named for key spend, and only for that")
-	case !a.Period.Start(a.Start).Equal(a.Start):
+	case (a.Kind == billing.KeySpend || a.Kind == billing.ProjectBudget) != (a.Subject != ""):
+		return errors.New("a key or a project is named for what is its, and only for that")
+	case !isStart(a):
 		return fmt.Errorf("no %s period starts at %s", a.Period, a.Start)
 	case l.Amount < 0:
 		return fmt.Errorf("negative amount %d", l.Amount)
 	}
 	return nil
+}
+
+// isStart tells whether the allowance's period can start when it says, be it on
+// a day that weeks of some organization start on.
+func isStart(a billing.Allowance) bool {
+	return slices.ContainsFunc(billing.WeekStarts, func(w billing.WeekStart) bool {
+		return a.Period.Start(a.Start, w).Equal(a.Start)
+	})
+}
+
+// IsKept tells whether what is settled in the allowance is kept as a number. A
+// week and a month are the sums of their days.
+func IsKept(a billing.Allowance) bool {
+	return a.Period == billing.Daily || a.Period == billing.Never
+}
+
+// Kept are the numbers whose sum is settled in an allowance: those of one period
+// with a start in the span.
+type Kept struct {
+	Period billing.Period
+	Span
+}
+
+// KeptOf returns where to find what is settled in an allowance.
+func KeptOf(a billing.Allowance) Kept {
+	start := a.Start.UTC()
+	if a.Period == billing.Never {
+		return Kept{billing.Never, Span{From: start, To: start.Add(time.Microsecond)}}
+	}
+	return Kept{billing.Daily, Span{From: start, To: a.End()}}
 }
 
 // State is what a store knows of an allowance.
@@ -78,13 +109,18 @@ type State struct {
 	Leased   billing.Money
 	// Own is the part of Leased that the asking node has.
 	Own billing.Money
-	// Budget is the organization's.
-	Budget PeriodLimit
+	// Budget is the organization's, and WeekStart the day that its weeks start
+	// on; "" is any.
+	Budget    PeriodLimit
+	WeekStart billing.WeekStart
+	// Project is the limit of a project. One that has no settings has none.
+	Project PeriodLimit
 	// Key is the limit of a key's spend; nil if there is no such key.
 	Key *PeriodLimit
 }
 
-// PeriodLimit is the part of a key or an organization that limits its spend.
+// PeriodLimit is the part of a key, a project or an organization that limits its
+// spend.
 type PeriodLimit struct {
 	Limit *billing.Money
 	Reset billing.Period
@@ -96,20 +132,24 @@ func (s State) limit(a billing.Allowance) billing.Money {
 	case a.Kind == billing.Credits:
 		return s.Credited
 	case a.Kind == billing.Budget:
-		return s.Budget.in(a.Period)
+		return s.Budget.in(a, s.WeekStart)
+	case a.Kind == billing.ProjectBudget:
+		return s.Project.in(a, s.WeekStart)
 	case s.Key == nil:
 		return 0
 	}
-	return s.Key.in(a.Period)
+	return s.Key.in(a, s.WeekStart)
 }
 
-// in returns what the limit allows in a period of the given kind. In another
-// one than its own that is nothing: who asks for it has not seen the limit.
-func (l PeriodLimit) in(p billing.Period) billing.Money {
+// in returns what the limit allows in the allowance's period. In another one
+// than its own that is nothing: who asks for it has not seen the limit.
+func (l PeriodLimit) in(a billing.Allowance, week billing.WeekStart) billing.Money {
 	switch {
 	case l.Limit == nil:
 		return NoLimit
-	case l.Period() != p:
+	case l.Period() != a.Period:
+		return 0
+	case week != "" && !a.Period.Start(a.Start, week).Equal(a.Start):
 		return 0
 	}
 	return *l.Limit
@@ -178,23 +218,28 @@ func Merge(leases []billing.Lease) []billing.Lease {
 		// node has is less.
 		sums[l.Allowance] += min(l.Amount, NoLimit-sums[l.Allowance])
 	}
-	merged := make([]billing.Lease, 0, len(sums))
-	for a, amount := range sums {
+	return sorted(sums)
+}
+
+// sorted lists the amounts above zero in the order that they are written in.
+func sorted(amounts map[billing.Allowance]billing.Money) []billing.Lease {
+	list := make([]billing.Lease, 0, len(amounts))
+	for a, amount := range amounts {
 		if amount > 0 {
-			merged = append(merged, billing.Lease{Allowance: a, Amount: amount})
+			list = append(list, billing.Lease{Allowance: a, Amount: amount})
 		}
 	}
-	slices.SortFunc(merged, func(x, y billing.Lease) int {
+	slices.SortFunc(list, func(x, y billing.Lease) int {
 		a, b := x.Allowance, y.Allowance
 		return cmp.Or(
 			cmp.Compare(a.OrganizationID, b.OrganizationID),
-			cmp.Compare(a.KeyID, b.KeyID),
+			cmp.Compare(a.Subject, b.Subject),
 			cmp.Compare(a.Kind, b.Kind),
 			cmp.Compare(a.Period, b.Period),
 			a.Start.Compare(b.Start),
 		)
 	})
-	return merged
+	return list
 }
 
 // OrganizationsOf returns the organizations of the allowances of a list, sorted.

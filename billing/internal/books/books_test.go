@@ -157,8 +157,11 @@ func TestSpanOf(t *testing.T) {
 func TestGrant(t *testing.T) {
 	t.Parallel()
 	limit := func(m billing.Money) *PeriodLimit { return &PeriodLimit{Limit: &m, Reset: billing.Daily} }
-	key := billing.Allowance{OrganizationID: "org", Kind: billing.KeySpend, KeyID: "key", Period: billing.Daily}
-	budget := billing.BudgetOf("org", billing.Daily, noon)
+	key := billing.Allowance{OrganizationID: "org", Kind: billing.KeySpend, Subject: "key", Period: billing.Daily}
+	budget := billing.BudgetOf("org", billing.Daily, noon, billing.Sunday)
+	project := billing.Allowance{OrganizationID: "org", Kind: billing.ProjectBudget, Subject: "search", Period: billing.Daily}
+	week := billing.BudgetOf("org", billing.Weekly, noon, billing.Monday)
+	weekly := func(m billing.Money) PeriodLimit { return PeriodLimit{Limit: &m, Reset: billing.Weekly} }
 	const most = math.MaxInt64
 	for name, test := range map[string]struct {
 		allowance billing.Allowance
@@ -176,8 +179,13 @@ func TestGrant(t *testing.T) {
 		"no budget, all amounts":   {budget, State{Settled: most, Leased: most}, 1, 0},
 		"budget":                   {budget, State{Settled: 1, Leased: 1, Budget: *limit(3)}, 9, 1},
 		"budget of nothing":        {budget, State{Budget: *limit(0)}, 9, 0},
-		"budget of another period": {billing.BudgetOf("org", billing.Weekly, noon), State{Budget: *limit(3)}, 9, 0},
+		"budget of another period": {billing.BudgetOf("org", billing.Weekly, noon, billing.Sunday), State{Budget: *limit(3)}, 9, 0},
 		"budget beside a key":      {budget, State{Budget: *limit(3), Key: limit(1)}, 9, 3},
+		"project's budget":         {project, State{Settled: 1, Project: *limit(3), Budget: *limit(1)}, 9, 2},
+		"project without settings": {project, State{Budget: *limit(1)}, 9, 9},
+		"own week":                 {week, State{Budget: weekly(3), WeekStart: billing.Monday}, 9, 3},
+		"any week":                 {week, State{Budget: weekly(3)}, 9, 3},
+		"another week":             {week, State{Budget: weekly(3), WeekStart: billing.Saturday}, 9, 0},
 		"limited key":              {key, State{Settled: 1, Key: limit(3)}, 9, 2},
 		"key of nothing":           {key, State{Key: limit(0)}, 9, 0},
 		"key without limit":        {key, State{Key: &PeriodLimit{}}, 9, 9},

@@ -60,13 +60,3 @@ func ChangeKey(k billing.Key, change func(*billing.Key) error) (billing.Key, err
 	}
 	return changed, nil
 }
-
-// CurrentSpend is the allowance that a key's spend counts against at the given
-// time.
-func CurrentSpend(k billing.Key, now time.Time) billing.Allowance {
-	p := PeriodLimit{Limit: k.UsageLimit, Reset: k.UsageLimitReset}.Period()
-	return billing.Allowance{
-		OrganizationID: k.OrganizationID, Kind: billing.KeySpend, KeyID: k.ID,
-		Period: p, Start: p.Start(now),
-	}
-}

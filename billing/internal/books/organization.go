@@ -19,10 +19,10 @@ func NewOrganization(o billing.Organization) (billing.Organization, error) {
 	case o.RateLimitRPM < 0:
 		return billing.Organization{}, fmt.Errorf("negative rate limit %d", o.RateLimitRPM)
 	}
-	switch o.WeekStart {
-	case "", billing.Sunday, billing.Monday, billing.Saturday:
-	default:
-		return billing.Organization{}, fmt.Errorf("unknown week start %q: use sunday, monday or saturday", o.WeekStart)
+	if o.WeekStart != "" {
+		if _, err := billing.ParseWeekStart(string(o.WeekStart)); err != nil {
+			return billing.Organization{}, err
+		}
 	}
 	if err := checkPeriod(o.BudgetPeriod); err != nil {
 		return billing.Organization{}, err

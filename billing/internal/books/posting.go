@@ -14,14 +14,14 @@ type Posting struct {
 	rows []Row
 	// Rollups by hour.
 	Rollups []Rollup
-	// Spent by allowance.
-	Spent []billing.Lease
+	// Spent by allowance, and those of them that are kept as numbers.
+	Spent, Settled []billing.Lease
 	// Uses of keys.
 	Uses []Use
 }
 
-// Rollup is the sum of an hour's requests of one organization, key, provider
-// and model.
+// Rollup is the sum of an hour's requests of one organization, key, project,
+// provider and model.
 type Rollup struct {
 	RollupKey
 	billing.Totals
@@ -32,6 +32,7 @@ type RollupKey struct {
 	OrganizationID string
 	Hour           time.Time
 	KeyID          string
+	Project        string
 	Provider       string
 	Model          string
 }
@@ -42,6 +43,7 @@ func (k RollupKey) Compare(other RollupKey) int {
 		cmp.Compare(k.OrganizationID, other.OrganizationID),
 		k.Hour.Compare(other.Hour),
 		cmp.Compare(k.KeyID, other.KeyID),
+		cmp.Compare(k.Project, other.Project),
 		cmp.Compare(k.Provider, other.Provider),
 		cmp.Compare(k.Model, other.Model),
 	)
@@ -56,7 +58,13 @@ type Use struct {
 
 // NewPosting sums up rows that are not in the books yet.
 func NewPosting(rows []Row) Posting {
-	return Posting{rows: rows, Rollups: rollups(rows), Spent: spent(rows), Uses: uses(rows)}
+	p := Posting{rows: rows, Rollups: rollups(rows), Spent: spent(rows), Uses: uses(rows)}
+	for _, l := range p.Spent {
+		if IsKept(l.Allowance) {
+			p.Settled = append(p.Settled, l)
+		}
+	}
+	return p
 }
 
 // Account is the state of an organization's ledger.
@@ -127,6 +135,7 @@ func rollups(rows []Row) []Rollup {
 			OrganizationID: r.OrganizationID,
 			Hour:           r.At.Truncate(time.Hour),
 			KeyID:          r.KeyID,
+			Project:        r.Project,
 			Provider:       r.Provider,
 			Model:          r.Model,
 		}
@@ -140,21 +149,16 @@ func rollups(rows []Row) []Rollup {
 	return list
 }
 
-// spent books each cost on the credits and, for every period, on the budget
-// and on the key.
+// spent is what leases are cut by: each cost in each allowance that it may have
+// been leased from.
 func spent(rows []Row) []billing.Lease {
-	sums := billing.Spent(func(yield func(*billing.Settlement) bool) {
+	return sorted(billing.Spent(func(yield func(*billing.Settlement) bool) {
 		for i := range rows {
 			if !yield(rows[i].Settlement) {
 				return
 			}
 		}
-	})
-	list := make([]billing.Lease, 0, len(sums))
-	for a, cost := range sums {
-		list = append(list, billing.Lease{Allowance: a, Amount: cost})
-	}
-	return Merge(list)
+	}))
 }
 
 func uses(rows []Row) []Use {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -130,14 +131,14 @@ func (r *report) lease(d sumDifference) {
 
 func allowanceName(a billing.Allowance) string {
 	name := "allowance " + string(a.Kind)
-	if a.KeyID != "" {
-		name += " " + a.KeyID
+	if a.Subject != "" {
+		name += " " + a.Subject
 	}
 	return fmt.Sprintf("%s %s from %s", name, a.Period, a.Start.Format(time.DateOnly))
 }
 
 func rollupName(k books.RollupKey) string {
-	return fmt.Sprintf("rollup %s %s %s %s", hourName(k.Hour), k.KeyID, k.Provider, k.Model)
+	return strings.TrimRight(fmt.Sprintf("rollup %s %s %s %s %s", hourName(k.Hour), k.KeyID, k.Provider, k.Model, k.Project), " ")
 }
 
 func hourName(t time.Time) string { return t.Format("2006-01-02T15Z") }

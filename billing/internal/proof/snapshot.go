@@ -204,7 +204,7 @@ func (s snapshot) sumDifferences(ctx context.Context, f func(sumDifference), que
 	return s.each(ctx, func(row scanner) error {
 		var d sumDifference
 		a := &d.allowance
-		err := row.Scan(&a.OrganizationID, &a.KeyID, &a.Kind, &a.Period, timeColumn{&a.Start}, &d.expected, &d.found)
+		err := row.Scan(&a.OrganizationID, &a.Subject, &a.Kind, &a.Period, timeColumn{&a.Start}, &d.expected, &d.found)
 		if err != nil {
 			return err
 		}
@@ -229,7 +229,7 @@ func scanRollup(org string) func(scanner) (books.Rollup, error) {
 }
 
 func rollupColumns(r *books.Rollup) []any {
-	return append([]any{timeColumn{&r.Hour}, &r.KeyID, &r.Provider, &r.Model}, totalsColumns(&r.Totals)...)
+	return append([]any{timeColumn{&r.Hour}, &r.KeyID, &r.Project, &r.Provider, &r.Model}, totalsColumns(&r.Totals)...)
 }
 
 func totalsColumns(t *billing.Totals) []any {

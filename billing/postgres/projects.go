@@ -1,0 +1,112 @@
+package postgres
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+)
+
+const (
+	projectColumns = `organization_id, name, created_at, budget, budget_period, budget_soft`
+
+	selectProject = `SELECT ` + projectColumns + ` FROM projects WHERE organization_id = $1 AND name = $2`
+
+	selectProjects = `SELECT ` + projectColumns + ` FROM projects
+WHERE organization_id = $1 AND name > $2 ORDER BY name LIMIT $3`
+
+	putProject = `
+INSERT INTO projects (` + projectColumns + `) VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (organization_id, name) DO UPDATE SET
+	budget = excluded.budget,
+	budget_period = excluded.budget_period,
+	budget_soft = excluded.budget_soft`
+
+	deleteProject = `DELETE FROM projects WHERE organization_id = $1 AND name = $2`
+)
+
+// ListProjects implements billing.Projects.
+func (s *Store) ListProjects(ctx context.Context, org string, page billing.Page) ([]billing.Project, error) {
+	projects, err := list(ctx, s.pool, scanProject, selectProjects, org, page.After, books.PageLimit(page))
+	if err != nil {
+		return nil, fmt.Errorf("list projects: %w", err)
+	}
+	return projects, nil
+}
+
+// Project implements billing.Projects.
+func (s *Store) Project(ctx context.Context, org, name string) (billing.Project, error) {
+	p, err := scanProject(s.pool.QueryRow(ctx, selectProject, org, name))
+	if err != nil {
+		return billing.Project{}, fmt.Errorf("read project %q: %w", name, notFound(err))
+	}
+	return p, nil
+}
+
+// PutProject implements billing.Projects.
+func (s *Store) PutProject(ctx context.Context, org, name string, change func(*billing.Project) error) (billing.Project, error) {
+	var p billing.Project
+	err := s.write(ctx, func(tx pgx.Tx) error {
+		if err := organizationExists(ctx, tx, org); err != nil {
+			return err
+		}
+		// Leases are granted from the budget under the same lock.
+		if _, err := lockAccounts(ctx, tx, []string{org}); err != nil {
+			return err
+		}
+		var err error
+		p, err = scanProject(tx.QueryRow(ctx, selectProject, org, name))
+		if errors.Is(err, pgx.ErrNoRows) {
+			p, err = billing.Project{OrganizationID: org, Name: name, CreatedAt: time.Now()}, nil
+		}
+		if err != nil {
+			return err
+		}
+		if p, err = books.ChangeProject(p, change); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, putProject, org, name, p.CreatedAt,
+			optionalAmount(p.Budget), string(p.BudgetPeriod), optionalAmount(p.BudgetSoft)); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, advanceKeysVersion)
+		return err
+	})
+	if err != nil {
+		return billing.Project{}, fmt.Errorf("put project %q: %w", name, err)
+	}
+	return p, nil
+}
+
+// DeleteProject implements billing.Projects.
+func (s *Store) DeleteProject(ctx context.Context, org, name string) error {
+	err := s.write(ctx, func(tx pgx.Tx) error {
+		if _, err := lockAccounts(ctx, tx, []string{org}); err != nil {
+			return err
+		}
+		done, err := tx.Exec(ctx, deleteProject, org, name)
+		if err != nil {
+			return err
+		}
+		if done.RowsAffected() == 0 {
+			return billing.ErrNotFound
+		}
+		_, err = tx.Exec(ctx, advanceKeysVersion)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("delete project %q: %w", name, err)
+	}
+	return nil
+}
+
+func scanProject(row scanner) (billing.Project, error) {
+	var p billing.Project
+	err := row.Scan(&p.OrganizationID, &p.Name, timeColumn{&p.CreatedAt}, &p.Budget, &p.BudgetPeriod, &p.BudgetSoft)
+	return p, err
+}

@@ -1,0 +1,104 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+)
+
+const (
+	projectColumns = `organization_id, name, created_at, budget, budget_period, budget_soft`
+
+	selectProject = `SELECT ` + projectColumns + ` FROM projects WHERE organization_id = ?1 AND name = ?2`
+
+	selectProjects = `SELECT ` + projectColumns + ` FROM projects
+WHERE organization_id = ?1 AND name > ?2 ORDER BY name LIMIT ?3`
+
+	putProject = `
+INSERT INTO projects (` + projectColumns + `) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+ON CONFLICT DO UPDATE SET
+	budget = excluded.budget,
+	budget_period = excluded.budget_period,
+	budget_soft = excluded.budget_soft`
+
+	deleteProject = `DELETE FROM projects WHERE organization_id = ?1 AND name = ?2`
+)
+
+// ListProjects implements billing.Projects.
+func (s *Store) ListProjects(ctx context.Context, org string, page billing.Page) ([]billing.Project, error) {
+	projects, err := list(ctx, s.reader, scanProject, selectProjects, org, page.After, books.PageLimit(page))
+	if err != nil {
+		return nil, fmt.Errorf("list projects: %w", err)
+	}
+	return projects, nil
+}
+
+// Project implements billing.Projects.
+func (s *Store) Project(ctx context.Context, org, name string) (billing.Project, error) {
+	p, err := scanProject(s.reader.QueryRowContext(ctx, selectProject, org, name))
+	if err != nil {
+		return billing.Project{}, fmt.Errorf("read project %q: %w", name, notFound(err))
+	}
+	return p, nil
+}
+
+// PutProject implements billing.Projects.
+func (s *Store) PutProject(ctx context.Context, org, name string, change func(*billing.Project) error) (billing.Project, error) {
+	var p billing.Project
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if err := organizationExists(ctx, tx, org); err != nil {
+			return err
+		}
+		var err error
+		p, err = scanProject(tx.QueryRowContext(ctx, selectProject, org, name))
+		if errors.Is(err, sql.ErrNoRows) {
+			p, err = billing.Project{OrganizationID: org, Name: name, CreatedAt: time.Now()}, nil
+		}
+		if err != nil {
+			return err
+		}
+		if p, err = books.ChangeProject(p, change); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, putProject, org, name, micros(p.CreatedAt),
+			optionalAmount(p.Budget), string(p.BudgetPeriod), optionalAmount(p.BudgetSoft)); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, advanceKeysVersion)
+		return err
+	})
+	if err != nil {
+		return billing.Project{}, fmt.Errorf("put project %q: %w", name, err)
+	}
+	return p, nil
+}
+
+// DeleteProject implements billing.Projects.
+func (s *Store) DeleteProject(ctx context.Context, org, name string) error {
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, deleteProject, org, name)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			return errors.Join(err, billing.ErrNotFound)
+		}
+		_, err = tx.ExecContext(ctx, advanceKeysVersion)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("delete project %q: %w", name, err)
+	}
+	return nil
+}
+
+func scanProject(row scanner) (billing.Project, error) {
+	var p billing.Project
+	err := row.Scan(&p.OrganizationID, &p.Name, timeColumn{&p.CreatedAt}, &p.Budget, &p.BudgetPeriod, &p.BudgetSoft)
+	return p, err
+}
