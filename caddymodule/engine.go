@@ -25,8 +25,14 @@ import (
 var engines = caddy.NewUsagePool()
 
 const (
-	// keysPoll bounds how long another node's change of a key goes unseen.
+	// keysPoll is how often the store is asked what keys have changed, should
+	// nobody have told. It keeps the promise of one second with room for the
+	// answer.
 	keysPoll = 500 * time.Millisecond
+	// keysTimeout bounds how long that waits for the answer.
+	keysTimeout = 5 * time.Second
+	// secretsSweep is how often secrets that have ended are dropped.
+	secretsSweep = time.Minute
 	// ratesSweep is how often windows of requests per minute that have ended
 	// are forgotten.
 	ratesSweep = 5 * time.Second
@@ -188,18 +194,20 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	if err := e.recover(ctx, store, j, recovered); err != nil {
 		return errors.Join(err, j.Close())
 	}
+	if e.keys, err = newKeyCache(ctx, store); err != nil {
+		return errors.Join(err, j.Close())
+	}
 	e.node = newNode(j)
 	joined := time.Now()
 	if err := store.Join(ctx, e.status()); err != nil {
 		return errors.Join(err, j.Close())
 	}
 	e.store, e.journal = store, j
-	e.keys = newKeyCache(store)
 	e.poster = billing.NewPoster(store, j, e.node.Holder(), e)
 	e.authorizer = billing.NewAuthorizer(store, j, e.poster, billing.Options{
 		Sole:   e.config.storage.Driver != driverPostgres,
 		Ahead:  func() time.Duration { return time.Duration(e.leaseAhead.Load()) },
-		Failed: e.leasesFailed,
+		Failed: e.leasesFailed, Changed: e.keys.wake,
 	})
 	e.authorizer.Beat(joined, e.status().LeaseTTL, false)
 	e.heartbeats = &billing.Heartbeats{
@@ -210,6 +218,7 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	e.stop = stop
 	e.tasks.Go(func() { e.watchKeys(background) })
 	e.verifier.nodeLeases = e.authorizer.CheckLeases
+	e.tasks.Go(func() { e.sweepSecrets(background) })
 	e.tasks.Go(func() { e.sweepRates(background) })
 	e.tasks.Go(func() { e.heartbeats.Run(background) })
 	e.tasks.Go(func() { e.watchBooks(background) })
@@ -305,8 +314,8 @@ func (e *engine) Destruct() error {
 	return errors.Join(e.journal.Close(), e.store.Close())
 }
 
-// watchKeys drops cached keys when the store says that one has changed, or the
-// settings of an organization.
+// watchKeys follows what changes in keys and organizations, at once when the
+// store tells of it.
 func (e *engine) watchKeys(ctx context.Context) {
 	tick := time.NewTicker(keysPoll)
 	defer tick.Stop()
@@ -315,13 +324,43 @@ func (e *engine) watchKeys(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		case <-e.keys.woken:
 		}
-		changed, err := e.keys.refresh(ctx)
-		if changed {
-			err = e.authorizer.GiveBackKeys(ctx)
-		}
-		if err != nil && ctx.Err() == nil {
+		if err := e.followKeys(ctx); err != nil && ctx.Err() == nil {
 			e.outageLog.Warn("cannot follow changes of keys; cached ones stay in use", zap.Error(err))
+		}
+	}
+}
+
+// followKeys forgets what has changed, and gives back what was leased under the
+// old limits.
+func (e *engine) followKeys(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, keysTimeout)
+	defer cancel()
+	changed, all, err := e.keys.refresh(ctx)
+	if err != nil {
+		return err
+	}
+	if all {
+		return e.authorizer.GiveBackKeys(ctx)
+	}
+	e.authorizer.Recall(changed)
+	return nil
+}
+
+// sweepSecrets drops what rotations of keys leave behind. That it waits as long
+// as replies are kept leaves room for clocks that disagree.
+func (e *engine) sweepSecrets(ctx context.Context) {
+	tick := time.NewTicker(secretsSweep)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := e.store.DropSecrets(ctx, e.now().Add(-billing.ReplyKept)); err != nil && ctx.Err() == nil {
+			e.outageLog.Warn("cannot drop secrets that have ended; they do not work all the same", zap.Error(err))
 		}
 	}
 }

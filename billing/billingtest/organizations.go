@@ -31,7 +31,6 @@ func testOrganizations(t *testing.T, open Open) {
 		"an update writes what may change":            updatesOrganizations,
 		"a failed update changes nothing":             refusesOrganizations,
 		"updates at the same time all count":          serializesOrganizations,
-		"an update advances the version of keys":      advancesVersionByOrganization,
 		"what is spent of a budget is read by period": readsBudgetSpend,
 		"a store answers a ping until it is closed": func(t *testing.T, s billing.Store) {
 			check(t, s.Ping(t.Context()))
@@ -135,17 +134,6 @@ func serializesOrganizations(t *testing.T, s billing.Store) {
 	}
 	wg.Wait()
 	equal(t, "budget", *organization(t, s, org).Budget, writers*usd)
-}
-
-func advancesVersionByOrganization(t *testing.T, s billing.Store) {
-	before, err := s.KeysVersion(t.Context())
-	check(t, err)
-	setBudget(t, s, pointer(usd), billing.Daily)
-	after, err := s.KeysVersion(t.Context())
-	check(t, err)
-	if after <= before {
-		t.Errorf("version %d, after a change %d: must grow", before, after)
-	}
 }
 
 func readsBudgetSpend(t *testing.T, s billing.Store) {

@@ -42,7 +42,9 @@ ORDER BY id`
 
 	notify = `SELECT pg_notify('llm_gateway_leases', $1)`
 
-	listen = `LISTEN llm_gateway_leases`
+	listen = `LISTEN llm_gateway_leases; LISTEN ` + changesChannel
+
+	changesChannel = `llm_gateway_changes`
 )
 
 func nodeArgs(n billing.Node) []any {
@@ -169,7 +171,7 @@ func (s *Store) Ask(ctx context.Context, node string, ids []billing.Allowance) e
 }
 
 // Listen implements billing.Leases. It has a connection of its own.
-func (s *Store) Listen(ctx context.Context, node string, asked func([]billing.Allowance)) error {
+func (s *Store) Listen(ctx context.Context, node string, to billing.Listener) error {
 	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
 	if err != nil {
 		return fmt.Errorf("listen: %w", oneLine{err})
@@ -178,6 +180,7 @@ func (s *Store) Listen(ctx context.Context, node string, asked func([]billing.Al
 	if _, err := conn.Exec(ctx, listen); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
+	to.Changed() // of what changed before, nobody told this connection
 	for {
 		heard, err := conn.WaitForNotification(ctx)
 		if ctx.Err() != nil {
@@ -186,12 +189,16 @@ func (s *Store) Listen(ctx context.Context, node string, asked func([]billing.Al
 		if err != nil {
 			return fmt.Errorf("listen: %w", err)
 		}
+		if heard.Channel == changesChannel {
+			to.Changed()
+			continue
+		}
 		var a asking
 		if json.Unmarshal([]byte(heard.Payload), &a) == nil && a.Node != node {
 			for i := range a.For {
 				a.For[i].Start = a.For[i].Start.UTC()
 			}
-			asked(a.For)
+			to.Asked(a.For)
 		}
 	}
 }
