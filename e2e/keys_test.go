@@ -138,6 +138,9 @@ UPDATE keys SET revoked_at = now(), version = next.version FROM next WHERE id = 
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			k := a.createKey(t, "a", map[string]any{"usage_limit_dollars": 5})
+			// That there is a new key is a change too, which makes the gateway read
+			// it again: wait until that is over, so that it has the key in memory.
+			time.Sleep(bound * 6 / 10)
 			b.awaitHello(t, k.Key, "", time.Now())
 			test.change(t, k)
 			took := b.awaitHello(t, k.Key, test.want, time.Now())
