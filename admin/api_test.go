@@ -109,7 +109,7 @@ func (b *lockedBuffer) String() string {
 
 // newGateway returns a gateway in development mode, with two organizations
 // and an empty ledger.
-func newGateway(t *testing.T) *testGateway {
+func newGateway(t testing.TB) *testGateway {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "gateway.db")
 	store, err := sqlite.Open(t.Context(), path)

@@ -28,6 +28,8 @@ const Operator Role = "operator"
 type caller struct {
 	role    Role
 	account billing.Account
+	// credential is what the caller has shown to be who it is. It is not kept.
+	credential string
 	// origin is the gateway's address as the caller wrote it.
 	origin url.URL
 }
@@ -63,7 +65,9 @@ func (a *api) authorize(r *http.Request) (context.Context, error) {
 	if err != nil {
 		return nil, err
 	}
-	return context.WithValue(ctx, callerKey{}, caller{role: Operator, account: account, origin: originOf(r)}), nil
+	_, token := credentialOf(r)
+	c := caller{role: Operator, account: account, credential: token, origin: originOf(r)}
+	return context.WithValue(ctx, callerKey{}, c), nil
 }
 
 func originOf(r *http.Request) url.URL {
@@ -74,10 +78,14 @@ func originOf(r *http.Request) url.URL {
 	return origin
 }
 
+func credentialOf(r *http.Request) (scheme, token string) {
+	scheme, token, _ = strings.Cut(r.Header.Get("Authorization"), " ")
+	return scheme, strings.TrimSpace(token)
+}
+
 // authenticate checks the operator's token.
 func (a *api) authenticate(r *http.Request) error {
-	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	token = strings.TrimSpace(token)
+	scheme, token := credentialOf(r)
 	want := a.gateway.AdminToken()
 	switch {
 	case want == "":

@@ -137,17 +137,24 @@ func (p fieldPath) String() string {
 	return b.String()
 }
 
+// maxEntries is the most entries that any list in a body may have.
+const maxEntries = 200
+
 // withFloats replaces numbers by floats, infinite ones if need be: the kind
 // that huma's validation understands. They are looked at there and dropped.
+// Lists that are too long are cut to one entry more than is allowed, so that they
+// are refused for their length, and not for each of a hundred thousand entries.
 func withFloats(v any) any {
 	switch v := v.(type) {
 	case json.Number:
 		f, _ := v.Float64() // fails beyond the range, with the infinity that is wanted
 		return f
 	case []any:
+		v = v[:min(len(v), maxEntries+1)]
 		for i := range v {
 			v[i] = withFloats(v[i])
 		}
+		return v
 	case map[string]any:
 		for k := range v {
 			v[k] = withFloats(v[k])

@@ -3,8 +3,8 @@ package admin
 import (
 	"errors"
 	"fmt"
-	"net/netip"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -28,13 +28,17 @@ type updateKey struct {
 // KeySettings are the fields of a key that have a default, which null stands
 // for.
 type KeySettings struct {
-	AllowedProviders  optional[[]string]    `json:"allowed_providers,omitzero" maxItems:"200" doc:"Provider names; empty allows all."`
-	AllowedModels     optional[[]string]    `json:"allowed_models,omitzero" maxItems:"200" maxLength:"200" doc:"Globs such as gpt-4o*; empty allows all." example:"[\"gpt-4o*\"]"`
-	AllowedIPs        optional[[]string]    `json:"allowed_ips,omitzero" maxItems:"200" maxLength:"200" doc:"Addresses and CIDR ranges, IPv4 and IPv6; empty allows all." example:"[\"192.0.2.0/24\"]"`
-	RateLimitRPM      optional[wholeNumber] `json:"rate_limit_rpm,omitzero" doc:"Requests per calendar minute; 0 or null is no limit."`
-	UsageLimitDollars optional[dollarText]  `json:"usage_limit_dollars,omitzero" doc:"What may be spent in each period, in USD, with at most 9 decimals, taken exactly; 0 allows nothing, null is no limit."`
-	UsageLimitReset   optional[resetPeriod] `json:"usage_limit_reset,omitzero" doc:"When the spend starts anew, in UTC; never by default."`
-	ExpiresAt         optional[time.Time]   `json:"expires_at,omitzero" doc:"From when on the key is refused; null is never."`
+	AllowedProviders      optional[[]string]    `json:"allowed_providers,omitzero" maxItems:"200" doc:"Provider names; empty allows all."`
+	AllowedModels         optional[[]string]    `json:"allowed_models,omitzero" maxItems:"200" maxLength:"200" doc:"Globs such as gpt-4o* or openai/*, in which * stands for any run of characters, also none and also slashes. They match whole names, in their case, bare or as provider/model. Empty allows all." example:"[\"gpt-4o*\"]"`
+	AllowedIPs            optional[[]string]    `json:"allowed_ips,omitzero" maxItems:"200" maxLength:"200" doc:"Addresses and CIDR ranges, IPv4 and IPv6; empty allows all." example:"[\"192.0.2.0/24\"]"`
+	Project               optional[string]      `json:"project,omitzero" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9._-]+$" doc:"The keys of a project share its budget; null is none."`
+	RateLimitRPM          optional[wholeNumber] `json:"rate_limit_rpm,omitzero" doc:"Requests per calendar minute; 0 or null is no limit."`
+	RateLimitTPM          optional[wholeNumber] `json:"rate_limit_tpm,omitzero" doc:"Tokens per calendar minute, input and output together; 0 or null is no limit."`
+	MaxConcurrent         optional[wholeNumber] `json:"max_concurrent,omitzero" doc:"Requests that may be open at a time; 0 or null is no limit."`
+	UsageLimitDollars     optional[dollarText]  `json:"usage_limit_dollars,omitzero" doc:"What may be spent in each period, in USD, with at most 9 decimals, taken exactly; 0 allows nothing, null is no limit."`
+	UsageSoftLimitDollars optional[dollarText]  `json:"usage_soft_limit_dollars,omitzero" doc:"From this spend in a period on, requests are served with a warning; at most usage_limit_dollars, null is none."`
+	UsageLimitReset       optional[resetPeriod] `json:"usage_limit_reset,omitzero" doc:"When the spend starts anew, in UTC; never by default."`
+	ExpiresAt             optional[time.Time]   `json:"expires_at,omitzero" doc:"From when on the key is refused, in the future; null is never."`
 }
 
 // resetPeriod is a billing.Period in requests.
@@ -75,28 +79,25 @@ func (wholeNumber) Schema(huma.Registry) *huma.Schema {
 func (c createKey) apply(k *billing.Key, now time.Time) error {
 	var f faults
 	k.Name = checkName(&f, c.Name)
-	c.KeySettings.apply(&f, k)
-	if !k.ExpiresAt.IsZero() && !k.ExpiresAt.After(now) {
-		f.add("body.expires_at", "expected a time in the future")
-	}
+	c.KeySettings.apply(&f, k, now)
 	return f.err()
 }
 
 // apply changes the fields that are in the patch.
-func (u updateKey) apply(k *billing.Key) error {
+func (u updateKey) apply(k *billing.Key, now time.Time) error {
 	var f faults
 	if u.Name.Null {
 		f.add("body.name", "expected string, a key cannot be without a name")
 	} else if u.Name.Set {
 		k.Name = checkName(&f, u.Name.Value)
 	}
-	u.KeySettings.apply(&f, k)
+	u.KeySettings.apply(&f, k, now)
 	return f.err()
 }
 
 // apply changes the fields that are there. Those that are null come with
 // their type's zero value, which is their default but for the period's.
-func (s KeySettings) apply(f *faults, k *billing.Key) {
+func (s KeySettings) apply(f *faults, k *billing.Key, now time.Time) {
 	if s.AllowedProviders.Set {
 		k.AllowedProviders = checkEach(f, "body.allowed_providers", s.AllowedProviders.Value, checkProvider)
 	}
@@ -106,11 +107,17 @@ func (s KeySettings) apply(f *faults, k *billing.Key) {
 	if s.AllowedIPs.Set {
 		k.AllowedIPs = checkEach(f, "body.allowed_ips", s.AllowedIPs.Value, checkAddresses)
 	}
+	if s.Project.Set {
+		k.Project = checkProject(f, s.Project.Value)
+	}
 	if s.RateLimitRPM.Set {
 		k.RateLimitRPM = int64(s.RateLimitRPM.Value)
 	}
-	if s.UsageLimitDollars.Set {
-		k.UsageLimit = checkLimit(f, "body.usage_limit_dollars", s.UsageLimitDollars)
+	if s.RateLimitTPM.Set {
+		k.RateLimitTPM = int64(s.RateLimitTPM.Value)
+	}
+	if s.MaxConcurrent.Set {
+		k.MaxConcurrent = int64(s.MaxConcurrent.Value)
 	}
 	if s.UsageLimitReset.Set {
 		k.UsageLimitReset = billing.Period(s.UsageLimitReset.Value)
@@ -118,11 +125,42 @@ func (s KeySettings) apply(f *faults, k *billing.Key) {
 			k.UsageLimitReset = billing.Never
 		}
 	}
-	if s.ExpiresAt.Set {
-		k.ExpiresAt = s.ExpiresAt.Value.UTC().Truncate(timeUnit)
-		if !s.ExpiresAt.Null && !isRecordable(k.ExpiresAt) {
-			f.add("body.expires_at", "expected a time from 1970 to 9999")
-		}
+	s.applyLimits(f, k)
+	s.applyExpiry(f, k, now)
+}
+
+func (s KeySettings) applyLimits(f *faults, k *billing.Key) {
+	before := len(*f)
+	if s.UsageLimitDollars.Set {
+		k.UsageLimit = checkLimit(f, "body.usage_limit_dollars", s.UsageLimitDollars)
+	}
+	if s.UsageSoftLimitDollars.Set {
+		k.UsageSoftLimit = checkLimit(f, "body.usage_soft_limit_dollars", s.UsageSoftLimitDollars)
+	}
+	if len(*f) > before || k.UsageLimit == nil || k.UsageSoftLimit == nil || *k.UsageSoftLimit <= *k.UsageLimit {
+		return
+	}
+	if s.UsageSoftLimitDollars.Set {
+		f.add("body.usage_soft_limit_dollars", "expected at most usage_limit_dollars")
+	} else {
+		f.add("body.usage_limit_dollars", "expected at least usage_soft_limit_dollars, which the key has already")
+	}
+}
+
+// applyExpiry accepts a past that the key has already: a client may send back
+// what it has read.
+func (s KeySettings) applyExpiry(f *faults, k *billing.Key, now time.Time) {
+	if !s.ExpiresAt.Set {
+		return
+	}
+	before := k.ExpiresAt
+	k.ExpiresAt = s.ExpiresAt.Value.UTC().Truncate(timeUnit)
+	switch {
+	case s.ExpiresAt.Null:
+	case !isRecordable(k.ExpiresAt):
+		f.add("body.expires_at", "expected a time from 1970 to 9999")
+	case !k.ExpiresAt.After(now) && !k.ExpiresAt.Equal(before):
+		f.add("body.expires_at", "expected a time in the future; to end the key now, revoke it")
 	}
 }
 
@@ -144,16 +182,26 @@ func checkLimit(f *faults, location string, limit optional[dollarText]) *billing
 	return &amount
 }
 
-// checkEach returns the entries of a list as check returns them.
+// checkEach returns the entries of a list as check returns them, each once.
 func checkEach(f *faults, location string, entries []string, check func(string) (string, error)) []string {
-	checked := make([]string, len(entries))
-	for i, entry := range entries {
-		var err error
-		if checked[i], err = check(entry); err != nil {
+	checked := make([]string, 0, len(entries))
+	for i, text := range entries {
+		entry, err := check(text)
+		if err != nil {
 			f.add(fmt.Sprintf("%s[%d]", location, i), err.Error())
+		} else if !slices.Contains(checked, entry) {
+			checked = append(checked, entry)
 		}
 	}
 	return checked
+}
+
+// checkProject refuses what a path would take for a step.
+func checkProject(f *faults, name string) string {
+	if name == "." || name == ".." {
+		f.add("body.project", "expected a name that is not only dots")
+	}
+	return name
 }
 
 var providerName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
@@ -172,20 +220,13 @@ func checkGlob(glob string) (string, error) {
 	return glob, nil
 }
 
-// checkAddresses reads an address or a range and returns it in canonical form:
-// no host bits, and IPv4 as such, not mapped into IPv6.
+// checkAddresses reads an address or a range and returns it in canonical form.
 func checkAddresses(text string) (string, error) {
-	if addr, err := netip.ParseAddr(text); err == nil && addr.Zone() == "" {
-		return addr.Unmap().String(), nil
-	}
-	prefix, err := netip.ParsePrefix(text)
+	addresses, err := billing.ParseAddresses(text)
 	if err != nil {
-		return "", errors.New("expected an IP address or a CIDR range, such as 192.0.2.1 or 2001:db8::/32")
+		return "", err //nolint:wrapcheck // it is what the client is told
 	}
-	if mappedBits := 128 - 32; prefix.Addr().Is4In6() && prefix.Bits() >= mappedBits {
-		prefix = netip.PrefixFrom(prefix.Addr().Unmap(), prefix.Bits()-mappedBits)
-	}
-	return prefix.Masked().String(), nil
+	return billing.FormatAddresses(addresses), nil
 }
 
 // orEmpty returns a list that is [] in JSON if there is none.

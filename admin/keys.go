@@ -13,20 +13,25 @@ import (
 
 // key is a proxy key in answers.
 type key struct {
-	ID                string        `json:"id"`
-	Name              string        `json:"name"`
-	Prefix            string        `json:"prefix" doc:"The start of the secret, for display."`
-	Status            string        `json:"status" enum:"active,expired,revoked"`
-	AllowedProviders  []string      `json:"allowed_providers" nullable:"false" doc:"Provider names; empty allows all."`
-	AllowedModels     []string      `json:"allowed_models" nullable:"false" doc:"Globs; empty allows all."`
-	AllowedIPs        []string      `json:"allowed_ips" nullable:"false" doc:"Addresses and CIDR ranges; empty allows all."`
-	RateLimitRPM      *int64        `json:"rate_limit_rpm" doc:"Requests per calendar minute; null is no limit."`
-	UsageLimitDollars *dollars      `json:"usage_limit_dollars" doc:"What may be spent in each period, in USD; null is no limit."`
-	UsageLimitReset   string        `json:"usage_limit_reset" enum:"daily,weekly,monthly,never"`
-	ExpiresAt         *time.Time    `json:"expires_at"`
-	CreatedAt         time.Time     `json:"created_at"`
-	LastUsedAt        *time.Time    `json:"last_used_at"`
-	SpendNanos        billing.Money `json:"spend_nanos" doc:"Spent in the current period of the limit; of all time without a limit."`
+	ID                      string        `json:"id"`
+	Name                    string        `json:"name"`
+	Prefix                  string        `json:"prefix" doc:"The start of the secret, for display."`
+	Status                  string        `json:"status" enum:"active,expired,revoked"`
+	AllowedProviders        []string      `json:"allowed_providers" nullable:"false" doc:"Provider names; empty allows all."`
+	AllowedModels           []string      `json:"allowed_models" nullable:"false" doc:"Globs; empty allows all."`
+	AllowedIPs              []string      `json:"allowed_ips" nullable:"false" doc:"Addresses and CIDR ranges; empty allows all."`
+	Project                 *string       `json:"project" doc:"The keys of a project share its budget; null is none."`
+	RateLimitRPM            *int64        `json:"rate_limit_rpm" doc:"Requests per calendar minute; null is no limit."`
+	RateLimitTPM            *int64        `json:"rate_limit_tpm" doc:"Tokens per calendar minute, input and output; null is no limit."`
+	MaxConcurrent           *int64        `json:"max_concurrent" doc:"Requests that may be open at a time; null is no limit."`
+	UsageLimitDollars       *dollars      `json:"usage_limit_dollars" doc:"What may be spent in each period, in USD; null is no limit."`
+	UsageSoftLimitDollars   *dollars      `json:"usage_soft_limit_dollars" doc:"From this spend on, requests are served with a warning; null is none."`
+	UsageLimitReset         string        `json:"usage_limit_reset" enum:"daily,weekly,monthly,never"`
+	ExpiresAt               *time.Time    `json:"expires_at"`
+	PreviousSecretExpiresAt *time.Time    `json:"previous_secret_expires_at" doc:"When the last of the secrets from before a rotation stops working; null if none works any more."`
+	CreatedAt               time.Time     `json:"created_at"`
+	LastUsedAt              *time.Time    `json:"last_used_at" doc:"When the last request arrived whose record is in the store."`
+	SpendNanos              billing.Money `json:"spend_nanos" doc:"Spent in the current period of the limit; of all time without a limit."`
 }
 
 func newKey(k billing.Key, spend billing.Money, now time.Time) key {
@@ -34,21 +39,30 @@ func newKey(k billing.Key, spend billing.Money, now time.Time) key {
 	if reset == "" {
 		reset = billing.Never
 	}
+	previous := k.PreviousSecretExpiresAt
+	if !previous.After(now) {
+		previous = time.Time{}
+	}
 	return key{
-		ID:                k.ID,
-		Name:              k.Name,
-		Prefix:            k.Prefix,
-		Status:            string(k.Status(now)),
-		AllowedProviders:  orEmpty(k.AllowedProviders),
-		AllowedModels:     orEmpty(k.AllowedModels),
-		AllowedIPs:        orEmpty(k.AllowedIPs),
-		RateLimitRPM:      orNil(k.RateLimitRPM),
-		UsageLimitDollars: (*dollars)(k.UsageLimit),
-		UsageLimitReset:   string(reset),
-		ExpiresAt:         timeOrNil(k.ExpiresAt),
-		CreatedAt:         k.CreatedAt.UTC(),
-		LastUsedAt:        timeOrNil(k.LastUsedAt),
-		SpendNanos:        spend,
+		ID:                      k.ID,
+		Name:                    k.Name,
+		Prefix:                  k.Prefix,
+		Status:                  string(k.Status(now)),
+		AllowedProviders:        orEmpty(k.AllowedProviders),
+		AllowedModels:           orEmpty(k.AllowedModels),
+		AllowedIPs:              orEmpty(k.AllowedIPs),
+		Project:                 orNil(k.Project),
+		RateLimitRPM:            orNil(k.RateLimitRPM),
+		RateLimitTPM:            orNil(k.RateLimitTPM),
+		MaxConcurrent:           orNil(k.MaxConcurrent),
+		UsageLimitDollars:       (*dollars)(k.UsageLimit),
+		UsageSoftLimitDollars:   (*dollars)(k.UsageSoftLimit),
+		UsageLimitReset:         string(reset),
+		ExpiresAt:               timeOrNil(k.ExpiresAt),
+		PreviousSecretExpiresAt: timeOrNil(previous),
+		CreatedAt:               k.CreatedAt.UTC(),
+		LastUsedAt:              timeOrNil(k.LastUsedAt),
+		SpendNanos:              spend,
 	}
 }
 
@@ -65,9 +79,10 @@ type updateKeyInput struct {
 	Body updateKey
 }
 
-// createdKey is the only answer that ever holds a secret.
+// createdKey is the answer to a creation or a rotation: none other ever holds a
+// secret.
 type createdKey struct {
-	Key      string `json:"key" doc:"The secret. It is shown this once, and not stored."`
+	Key      string `json:"key" doc:"The secret. It is shown this once, and only its hash is stored."`
 	ID       string `json:"id"`
 	ProxyKey key    `json:"proxy_key"`
 }
@@ -88,8 +103,9 @@ func (a *api) registerKeys() {
 	}, a.getKey)
 	register(a, huma.Operation{
 		OperationID: "update-key", Method: http.MethodPatch, Path: "/v1/keys/{id}", Tags: tags,
-		Summary:     "Change a proxy key",
-		Description: "A field that is absent stays as it is, null clears it. A revoked key cannot be changed.",
+		Summary: "Change a proxy key",
+		Description: "A field that is absent stays as it is, null clears it. A revoked key cannot be changed. " +
+			"The next request on this node sees the change, other nodes see it within one second.",
 	}, a.updateKey)
 	register(a, huma.Operation{
 		OperationID: "delete-key", Method: http.MethodDelete, Path: "/v1/keys/{id}", Tags: tags,
@@ -99,8 +115,9 @@ func (a *api) registerKeys() {
 	register(a, huma.Operation{
 		OperationID: "revoke-key", Method: http.MethodPost, Path: "/v1/keys/{id}/revoke", Tags: tags,
 		Summary:     "Revoke a proxy key",
-		Description: "This cannot be undone. Revoking a revoked key changes nothing.",
+		Description: "This cannot be undone, and ends all of the key's secrets. Revoking a revoked key changes nothing.",
 	}, a.revokeKey)
+	a.registerRotation(tags)
 }
 
 func (a *api) listKeys(ctx context.Context, in *Paging) (*body[list[key]], error) {
@@ -158,7 +175,7 @@ func (a *api) updateKey(ctx context.Context, in *updateKeyInput) (*body[key], er
 		if !k.RevokedAt.IsZero() {
 			return billing.ErrRevoked
 		}
-		return in.Body.apply(k)
+		return in.Body.apply(k, time.Now())
 	})
 	if err != nil {
 		return nil, err

@@ -60,11 +60,18 @@ func TestFieldsOfANewKey(t *testing.T) {
 			"usage_limit_reset":"never","expires_at":null,"last_used_at":null,"spend_nanos":0}`},
 		"all": {`{"name":"b","allowed_providers":["openai","my-vLLM_2"],"allowed_models":["gpt-4o*","*"],
 			"allowed_ips":["192.0.2.77/24","::ffff:10.1.2.3","2001:DB8::0/32","::ffff:10.0.0.9/104","203.0.113.9"],
+			"project":"search.v2_A-1","rate_limit_tpm":9e4,"max_concurrent":8,"usage_soft_limit_dollars":12.5,
 			"rate_limit_rpm":6e1,"usage_limit_dollars":"12.50","usage_limit_reset":"weekly","expires_at":"2999-01-02T03:04:05.1234567+02:00"}`,
 			`{"name":"b","status":"active","allowed_providers":["openai","my-vLLM_2"],"allowed_models":["gpt-4o*","*"],
 			"allowed_ips":["192.0.2.0/24","10.1.2.3","2001:db8::/32","10.0.0.0/8","203.0.113.9"],
+			"project":"search.v2_A-1","rate_limit_tpm":90000,"max_concurrent":8,"usage_soft_limit_dollars":12.5,
 			"rate_limit_rpm":60,"usage_limit_dollars":12.5,"usage_limit_reset":"weekly","expires_at":"2999-01-02T01:04:05.123456Z",
 			"last_used_at":null,"spend_nanos":0}`},
+		"entries that repeat are kept once": {`{"name":"d","allowed_providers":["openai","gemini","openai"],"allowed_models":["*","gpt-*","*"],
+			"allowed_ips":["10.0.0.0/8","10.9.8.7/8","::ffff:10.0.0.0/104","192.0.2.1/32","192.0.2.1","::1/128"]}`,
+			`{"name":"d","status":"active","allowed_providers":["openai","gemini"],"allowed_models":["*","gpt-*"],
+			"allowed_ips":["10.0.0.0/8","192.0.2.1","::1"],"rate_limit_rpm":null,"usage_limit_dollars":null,
+			"usage_limit_reset":"never","expires_at":null,"last_used_at":null,"spend_nanos":0}`},
 		"nothing may be spent": {`{"name":"c","usage_limit_dollars":0,"rate_limit_rpm":0}`, `{"name":"c","status":"active",
 			"allowed_providers":[],"allowed_models":[],"allowed_ips":[],"rate_limit_rpm":null,"usage_limit_dollars":0,
 			"usage_limit_reset":"never","expires_at":null,"last_used_at":null,"spend_nanos":0}`},
@@ -75,6 +82,13 @@ func TestFieldsOfANewKey(t *testing.T) {
 			api.t = t
 			created := api.createKey(x.body)
 			want := decode[map[string]any](t, answer{body: x.want})
+			for _, field := range []string{
+				"project", "rate_limit_tpm", "max_concurrent", "usage_soft_limit_dollars", "previous_secret_expires_at",
+			} {
+				if _, given := want[field]; !given {
+					want[field] = nil
+				}
+			}
 			for _, field := range []string{"id", "prefix", "created_at"} {
 				if created.ProxyKey[field] == "" || created.ProxyKey[field] == nil {
 					t.Errorf("no %s", field)
@@ -97,6 +111,8 @@ func TestFaultyKeysAreRefusedByField(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, newGateway(t))
 	many := `["` + strings.Repeat(`m","`, 200) + `m"]`
+	tooMany := `[` + strings.Repeat(`"10.0.0.1",`, 9_999) + `"10.0.0.1"]`
+	megabyte := `"` + strings.Repeat("x", maxBody-100) + `"`
 	long := strings.Repeat("é", 201)
 	id := c.createKey(`{"name":"to be patched"}`).ID
 	before := c.do(http.MethodGet, "/v1/keys/"+id, "").body
@@ -120,6 +136,27 @@ func TestFaultyKeysAreRefusedByField(t *testing.T) {
 			{"usage_limit_reset", `"yearly"`}, {"usage_limit_reset", `""`}, {"usage_limit_reset", `1`},
 			{"expires_at", `"tomorrow"`}, {"expires_at", `"2999-01-01"`}, {"expires_at", `"0001-01-01T00:00:00Z"`},
 			{"expires_at", `"1969-12-31T23:59:59Z"`}, {"expires_at", `4102444800`},
+			{"expires_at", `"10000-01-01T00:00:00Z"`}, {"expires_at", `"9999-12-31T23:59:59-23:59"`},
+			{"expires_at", `"2020-01-01T00:00:00Z"`}, {"expires_at", `"2999-02-30T00:00:00Z"`}, {"expires_at", `""`},
+			{"name", megabyte}, {"project", megabyte}, {"allowed_models[0]", `[` + megabyte + `]`},
+			{"allowed_ips[0]", `[` + megabyte + `]`}, {"allowed_providers[0]", `[` + megabyte + `]`}, {"usage_limit_reset", megabyte},
+			{"allowed_ips", tooMany}, {"allowed_models", tooMany}, {"allowed_providers", tooMany},
+			{"allowed_models[1]", `["gpt-4o",5]`}, {"allowed_models[0]", `[["gpt-4o"]]`}, {"allowed_models[0]", `["gpt-4o\u0007*"]`},
+			{"allowed_models[0]", `["\tgpt"]`}, {"allowed_models[0]", `["gpt-4o\u2028"]`},
+			{"allowed_ips[1]", `["10.0.0.0/8","fe80::%eth0/64"]`}, {"allowed_ips[0]", `["::ffff:10.0.0.1%1"]`},
+			{"allowed_ips[0]", `["10.0.0.0/-1"]`}, {"allowed_ips[0]", `["10.0.0.0/08"]`}, {"allowed_ips[0]", `["::/129"]`},
+			{"allowed_ips[0]", `["10.0.0.1\u0000"]`}, {"allowed_ips[0]", `[" 10.0.0.1"]`}, {"allowed_ips[0]", `["10.0.0.1:80"]`},
+			{"allowed_ips[0]", `["[::1]"]`}, {"allowed_ips[0]", `["0x0a.0.0.1"]`}, {"allowed_ips[0]", `["/8"]`},
+			{"project", `""`}, {"project", `"a b"`}, {"project", `"a/b"`}, {"project", `"é"`}, {"project", `".."`}, {"project", `7`},
+			{"project", `"` + strings.Repeat("p", 65) + `"`}, {"project", `"a\u0000"`}, {"project", `"a\n"`},
+			{"rate_limit_tpm", `-1`}, {"rate_limit_tpm", `1.5`}, {"rate_limit_tpm", `1e400`}, {"rate_limit_tpm", `"1"`},
+			{"max_concurrent", `-1`}, {"max_concurrent", `0.1`}, {"max_concurrent", `-1e400`}, {"max_concurrent", `{}`},
+			{"usage_limit_dollars", `"NaN"`}, {"usage_limit_dollars", `"Infinity"`}, {"usage_limit_dollars", `"1e5"`},
+			{"usage_limit_dollars", `9223372036.854775808`}, {"usage_limit_dollars", `""`}, {"usage_limit_dollars", megabyte},
+			{"usage_limit_dollars", strings.Repeat("9", 100_000)}, {"usage_limit_dollars", `1e-400`},
+			{"usage_soft_limit_dollars", `-1`}, {"usage_soft_limit_dollars", `"x"`}, {"usage_soft_limit_dollars", `1e400`},
+			{"usage_limit_reset", `"Daily"`}, {"usage_limit_reset", `"DAILY"`}, {"usage_limit_reset", `" daily"`},
+			{"colour", `1`}, {"id", `"key_1"`}, {"status", `"revoked"`}, {"spend_nanos", `0`}, {"hash", `""`}, {"__proto__", `{}`},
 		} {
 			t.Run(x.field+"="+clip(x.value)[:min(30, len(x.value))], func(t *testing.T) {
 				t.Parallel()
@@ -185,16 +222,79 @@ func TestFieldNamesAreTakenLiterally(t *testing.T) {
 	}
 }
 
-func TestNewKeyMustNotBeExpired(t *testing.T) {
+func TestBodiesThatAreNotJSONAreRefused(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, newGateway(t))
-	c.do(http.MethodPost, "/v1/keys", `{"name":"a","expires_at":"2020-01-01T00:00:00Z"}`).
-		want(t, http.StatusUnprocessableEntity, `"location":"body.expires_at"`)
-	c.do(http.MethodPost, "/v1/keys", `{}`).want(t, http.StatusUnprocessableEntity, "required property name")
-
 	id := c.createKey(`{"name":"a"}`).ID
-	c.do(http.MethodPatch, "/v1/keys/"+id, `{"expires_at":"2020-01-01T00:00:00Z"}`).want(t, http.StatusOK, `"status":"expired"`)
+	for body, status := range map[string]int{
+		`{"usage_limit_dollars":NaN}`:            http.StatusBadRequest,
+		`{"usage_limit_dollars":Infinity}`:       http.StatusBadRequest,
+		`{"rate_limit_rpm":01}`:                  http.StatusBadRequest,
+		"{\"name\":\"\xff\"}":                    http.StatusBadRequest,
+		"{\"name\":\"a\x00b\"}":                  http.StatusBadRequest,
+		`{"name":"a"`:                            http.StatusBadRequest,
+		`{"name":"a"} {}`:                        http.StatusBadRequest,
+		strings.Repeat(`[`, 50_000):              http.StatusBadRequest,
+		`[]`:                                     http.StatusUnprocessableEntity,
+		`"name"`:                                 http.StatusUnprocessableEntity,
+		`null`:                                   http.StatusUnprocessableEntity,
+		strings.Repeat(" ", maxBody) + `{"n":1}`: http.StatusRequestEntityTooLarge,
+	} {
+		for _, target := range [][2]string{{http.MethodPatch, "/v1/keys/" + id}, {http.MethodPost, "/v1/keys"}} {
+			if a := c.do(target[0], target[1], body); a.status != status {
+				t.Errorf("%s %.40q: %d, want %d: %s", target[0], body, a.status, status, a.body)
+			}
+		}
+	}
+}
+
+func TestKeyCannotBeMadeToHaveExpired(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	c := newClient(t, g)
+	const past, location = `{"name":"a","expires_at":"2020-01-01T00:00:00Z"}`, `"location":"body.expires_at"`
+	c.do(http.MethodPost, "/v1/keys", past).want(t, http.StatusUnprocessableEntity, location)
+	c.do(http.MethodPost, "/v1/keys", `{}`).want(t, http.StatusUnprocessableEntity, "required property name")
+	id := c.createKey(`{"name":"a"}`).ID
+	c.do(http.MethodPatch, "/v1/keys/"+id, past).want(t, http.StatusUnprocessableEntity, location)
+
+	// What has expired may be sent back as it was read, and may be prolonged.
+	_, err := g.store.UpdateKey(t.Context(), billing.DefaultOrganization, id, func(k *billing.Key) error {
+		k.ExpiresAt = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.do(http.MethodPatch, "/v1/keys/"+id, past).want(t, http.StatusOK, `"status":"expired"`)
+	c.do(http.MethodPatch, "/v1/keys/"+id, `{"expires_at":"2020-01-01T00:00:01Z"}`).want(t, http.StatusUnprocessableEntity, location)
 	c.do(http.MethodPatch, "/v1/keys/"+id, `{"expires_at":null}`).want(t, http.StatusOK, `"status":"active"`)
+}
+
+func TestSoftLimitIsBelowTheLimit(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, newGateway(t))
+	const above = `{"name":"a","usage_limit_dollars":5,"usage_soft_limit_dollars":5.000000001}`
+	c.do(http.MethodPost, "/v1/keys", above).want(t, http.StatusUnprocessableEntity, `"location":"body.usage_soft_limit_dollars"`)
+	id := c.createKey(`{"name":"a","usage_limit_dollars":5,"usage_soft_limit_dollars":5}`).ID
+	for _, step := range []struct {
+		patch, location string
+	}{
+		{`{"usage_limit_dollars":4}`, "body.usage_limit_dollars"},
+		{`{"usage_soft_limit_dollars":6}`, "body.usage_soft_limit_dollars"},
+		{`{"usage_limit_dollars":4,"usage_soft_limit_dollars":3}`, ""},
+		{`{"usage_limit_dollars":null}`, ""},
+		{`{"usage_soft_limit_dollars":100}`, ""}, // without a limit
+		{`{"usage_limit_dollars":99}`, "body.usage_limit_dollars"},
+		{`{"usage_soft_limit_dollars":null,"usage_limit_dollars":1}`, ""},
+	} {
+		a := c.do(http.MethodPatch, "/v1/keys/"+id, step.patch)
+		if step.location == "" {
+			a.want(t, http.StatusOK)
+		} else {
+			a.want(t, http.StatusUnprocessableEntity, `"location":"`+step.location+`"`)
+		}
+	}
 }
 
 func TestHostileNamesAreKeptAsTheyAre(t *testing.T) {
@@ -262,6 +362,14 @@ func TestPatchChangesWhatItNames(t *testing.T) {
 		{`{"usage_limit_reset":"monthly"}`, "usage_limit_reset", `"monthly"`},
 		{`{"usage_limit_reset":null}`, "usage_limit_reset", `"never"`},
 		{`{"expires_at":null}`, "expires_at", `null`},
+		{`{"project":"search"}`, "project", `"search"`},
+		{`{"project":null}`, "project", `null`},
+		{`{"rate_limit_tpm":90000}`, "rate_limit_tpm", `90000`},
+		{`{"rate_limit_tpm":null}`, "rate_limit_tpm", `null`},
+		{`{"max_concurrent":3}`, "max_concurrent", `3`},
+		{`{"max_concurrent":0}`, "max_concurrent", `null`},
+		{`{"usage_soft_limit_dollars":0.2}`, "usage_soft_limit_dollars", `0.2`},
+		{`{"usage_soft_limit_dollars":null}`, "usage_soft_limit_dollars", `null`},
 	} {
 		g.changes()
 		var value any
@@ -330,6 +438,7 @@ func TestKeysOfOthersAreNotFound(t *testing.T) {
 			{http.MethodPatch, "/v1/keys/" + id, `{"name":"mine"}`},
 			{http.MethodDelete, "/v1/keys/" + id, ""},
 			{http.MethodPost, "/v1/keys/" + id + "/revoke", ""},
+			{http.MethodPost, "/v1/keys/" + id + "/rotate", ""},
 			{http.MethodGet, "/v1/keys/" + id + "/usage", ""},
 		} {
 			c.do(x.method, x.path, x.body).want(t, http.StatusNotFound, "no such key").lacks(t, "theirs")

@@ -113,7 +113,7 @@ func TestUnknownRoutes(t *testing.T) {
 	t.Parallel()
 	c := newClient(t, newGateway(t))
 	for _, path := range []string{
-		"/v1/keys/", "/v1/keys/a/b", "/v1/keys/a/rotate", "/v1/usage/x", "/v1/billing", "/v1/ledger", "/v1/keys//usage",
+		"/v1/keys/", "/v1/keys/a/b", "/v1/keys/a/turn", "/v1/usage/x", "/v1/billing", "/v1/ledger", "/v1/keys//usage",
 		"/v1/keys/../account", "/v1/keys/%2e%2e/account", "/v1/keys/a%2F..%2Fb", "/v1/openapi.json/x", "/v1/openapi.json/",
 	} {
 		c.do(http.MethodGet, path, "").want(t, http.StatusNotFound, `"error":"no such route: see /v1/openapi.json"`)

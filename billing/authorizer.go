@@ -65,6 +65,9 @@ type Options struct {
 	// Failed hears of leases that could not be changed in the background. They
 	// are tried again.
 	Failed func(error)
+	// Changed hears that a key or an organization has changed in the store, or
+	// may have. It must not block.
+	Changed func()
 }
 
 const (
@@ -99,6 +102,8 @@ type Authorizer struct {
 	failed time.Time
 	// attention has the allowances that the keeper is to look at.
 	attention map[Allowance]bool
+	// recalled are those to give back, since their limits have changed.
+	recalled map[Allowance]bool
 
 	kick    chan struct{} // 1 deep: the keeper has something to do
 	stop    context.CancelFunc
@@ -118,12 +123,16 @@ func NewAuthorizer(store SpendStore, journal Journal, poster *Poster, options Op
 	if options.Failed == nil {
 		options.Failed = func(error) {}
 	}
+	if options.Changed == nil {
+		options.Changed = func() {}
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	a := &Authorizer{
 		store: store, journal: journal, poster: poster,
 		node: poster.node, options: options,
 		leases: make(map[Allowance]*lease), attention: make(map[Allowance]bool),
-		kick: make(chan struct{}, 1), stop: stop,
+		recalled: make(map[Allowance]bool),
+		kick:     make(chan struct{}, 1), stop: stop,
 	}
 	poster.follower = a
 	a.running.Go(func() { a.keep(ctx) })

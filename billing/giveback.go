@@ -3,6 +3,7 @@ package billing
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 )
@@ -22,6 +23,49 @@ func (a *Authorizer) GiveBackBudget(ctx context.Context, org string) error {
 // GiveBackKeys does so for all keys and budgets.
 func (a *Authorizer) GiveBackKeys(ctx context.Context) error {
 	return a.giveBack(ctx, allOf(func(id Allowance) bool { return id.Kind != Credits }))
+}
+
+// Recall does so, in the background, for what has changed in the store: the
+// changed keys' limits, and all limits of the changed organizations but their
+// credits.
+func (a *Authorizer) Recall(c Changes) {
+	keys, orgs := make(map[string]bool), make(map[string]bool)
+	for _, k := range c.Keys {
+		keys[k.ID] = true
+	}
+	for _, org := range c.Organizations {
+		orgs[org] = true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for id := range a.leases {
+		if id.Kind == KeySpend && keys[id.Subject] || id.Kind != Credits && orgs[id.OrganizationID] {
+			a.recalled[id] = true
+		}
+	}
+	if len(a.recalled) > 0 {
+		signal(a.kick)
+	}
+}
+
+// returnRecalled gives back what is to be recalled. What fails is tried again
+// in the next round.
+func (a *Authorizer) returnRecalled(ctx context.Context) {
+	a.mu.Lock()
+	recalled := a.recalled
+	a.recalled = make(map[Allowance]bool)
+	a.mu.Unlock()
+	if len(recalled) == 0 {
+		return
+	}
+	err := a.giveBack(ctx, allOf(func(id Allowance) bool { return recalled[id] }))
+	if err == nil {
+		return
+	}
+	a.mu.Lock()
+	maps.Copy(a.recalled, recalled)
+	a.mu.Unlock()
+	a.report(ctx, err)
 }
 
 // GiveBackIdle returns what is left of allowances whose period has ended, and,
@@ -68,10 +112,10 @@ func (a *Authorizer) Asked(ids []Allowance) {
 	}
 }
 
-// listen hears what other nodes ask for.
+// listen hears what other nodes tell.
 func (a *Authorizer) listen(ctx context.Context) {
 	for ctx.Err() == nil {
-		a.report(ctx, a.store.Listen(ctx, a.node, a.Asked))
+		a.report(ctx, a.store.Listen(ctx, a.node, Listener{Asked: a.Asked, Changed: a.options.Changed}))
 		select {
 		case <-time.After(keepEvery):
 		case <-ctx.Done():

@@ -41,6 +41,7 @@ func (a *Authorizer) keep(ctx context.Context) {
 		if a.isStale() {
 			a.report(ctx, a.giveBack(ctx, func(Allowance, *lease) Money { return 0 }))
 		}
+		a.returnRecalled(ctx)
 		ids := a.attended()
 		a.fillUp(ctx, ids)
 		a.pull(ctx, ids, &asked)

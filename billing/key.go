@@ -42,7 +42,7 @@ type Key struct {
 	AllowedProviders []string
 	// AllowedModels are globs, in which * stands for any characters.
 	AllowedModels []string
-	// AllowedIPs are addresses and CIDR ranges.
+	// AllowedIPs are addresses and CIDR ranges, see ParseAddresses.
 	AllowedIPs []string
 	// Project groups keys that share a budget; "" for none.
 	Project string
@@ -63,6 +63,23 @@ type Key struct {
 	RevokedAt  time.Time
 	CreatedAt  time.Time
 	LastUsedAt time.Time
+	// PreviousSecretExpiresAt is when the last of the secrets from before a
+	// rotation ends; the zero time if there was no overlap.
+	PreviousSecretExpiresAt time.Time
+	// SecretExpiresAt is set by KeyByHash: when the secret with that hash ends.
+	// It is the zero time for the key's current secret.
+	SecretExpiresAt time.Time
+}
+
+// KeyRef names a key.
+type KeyRef struct{ OrganizationID, ID string }
+
+// Changes are the keys and organizations that have changed since some version.
+type Changes struct {
+	// Version is the newest there is.
+	Version       int64
+	Keys          []KeyRef
+	Organizations []string
 }
 
 // Status returns the key's state at the given time.
@@ -74,6 +91,12 @@ func (k *Key) Status(now time.Time) KeyStatus {
 		return KeyExpired
 	}
 	return KeyActive
+}
+
+// SecretEnded tells whether the secret that the key was found by was replaced
+// and has reached its end.
+func (k *Key) SecretEnded(now time.Time) bool {
+	return !k.SecretExpiresAt.IsZero() && !now.Before(k.SecretExpiresAt)
 }
 
 // NewSecret returns a fresh proxy key secret from a cryptographic source.

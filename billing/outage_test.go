@@ -34,7 +34,7 @@ func (l *endless) Lease(_ context.Context, _ string, want []billing.Want) ([]bil
 func (l *endless) Return(context.Context, string, []billing.Lease) error { return nil }
 
 // Listen hears nothing.
-func (l *endless) Listen(ctx context.Context, _ string, _ func([]billing.Allowance)) error {
+func (l *endless) Listen(ctx context.Context, _ string, _ billing.Listener) error {
 	<-ctx.Done()
 	return nil
 }

@@ -26,8 +26,8 @@ type Store interface {
 	Close() error
 }
 
-// Organizations are the tenants. UpdateOrganization also advances KeysVersion
-// in the same transaction.
+// Organizations are the tenants. UpdateOrganization is a change that Changes
+// lists.
 type Organizations interface {
 	// Account returns an organization and its balance, or ErrNotFound.
 	Account(ctx context.Context, org string) (Account, error)
@@ -42,7 +42,7 @@ type Organizations interface {
 }
 
 // Projects are the settings of groups of keys. Each method that changes a
-// project also advances KeysVersion in the same transaction.
+// project also advances the version of its organization in the same transaction.
 type Projects interface {
 	// ListProjects returns projects in the order of their names.
 	ListProjects(ctx context.Context, org string, page Page) ([]Project, error)
@@ -58,12 +58,14 @@ type Projects interface {
 	DeleteProject(ctx context.Context, org, name string) error
 }
 
-// Keys are the proxy keys. Each method that changes a key also advances
-// KeysVersion in the same transaction.
+// Keys are the proxy keys. Whatever decides what a key may do, of the key itself,
+// its project or its organization, has a version: each transaction that changes it takes
+// the next one, in the order of the commits.
 type Keys interface {
 	CreateKey(ctx context.Context, k Key) error
 	// KeyByHash returns a key of any organization, or ErrNotFound. It is how
-	// a request is authenticated.
+	// a request is authenticated. A secret that was replaced finds its key, too;
+	// whether it has ended is for the caller to decide, from SecretExpiresAt.
 	KeyByHash(ctx context.Context, h KeyHash) (Key, error)
 	// Key returns one key of the organization, or ErrNotFound.
 	Key(ctx context.Context, org, id string) (Key, error)
@@ -71,12 +73,21 @@ type Keys interface {
 	ListKeys(ctx context.Context, org string, page Page) ([]Key, error)
 	// UpdateKey reads the key, lets change alter it, and writes it back, all
 	// in one transaction; an error from change is returned and nothing is
-	// written. Id, organization, hash and creation time do not change.
+	// written. Id, organization, secrets, and the times of creation and of the
+	// last use do not change.
 	UpdateKey(ctx context.Context, org, id string, change func(*Key) error) (Key, error)
-	// KeysVersion is a number that grows with each change of any key, or of the
-	// settings of any organization or project: of all that decides what a key
-	// may do.
-	KeysVersion(ctx context.Context) (int64, error)
+	// RotateKey gives the key another secret and returns it with the reply of
+	// r.Retry, if that is set. A rotation that was made before is not made
+	// again: the reply is that of the first time, the key as it is now.
+	// ErrConflict says that r.Retry.ID was used for another request, ErrRevoked
+	// that the key is revoked.
+	RotateKey(ctx context.Context, org, id string, r Rotation) (k Key, reply []byte, err error)
+	// DropSecrets deletes what rotations have left behind: secrets that ended
+	// and replies that were made before the given time.
+	DropSecrets(ctx context.Context, before time.Time) error
+	// Changes returns what has changed after a version. None has after
+	// math.MaxInt64, which returns the newest version alone.
+	Changes(ctx context.Context, since int64) (Changes, error)
 }
 
 // Leases hand parts of allowances to nodes. At every commit, for each
@@ -104,9 +115,19 @@ type Leases interface {
 	// Ask asks all other nodes to give back what they can spare of these
 	// allowances. It is a hint, and may get lost.
 	Ask(ctx context.Context, node string, ids []Allowance) error
-	// Listen calls asked with what other nodes ask for, until ctx ends, or
-	// with an error when the connection is lost.
-	Listen(ctx context.Context, node string, asked func([]Allowance)) error
+	// Listen hears what other nodes tell until ctx ends, or returns an error
+	// when the connection is lost.
+	Listen(ctx context.Context, node string, to Listener) error
+}
+
+// Listener is called with what a node hears. What was told while it did not
+// listen is lost.
+type Listener struct {
+	// Asked: another node asks for these allowances.
+	Asked func([]Allowance)
+	// Changed: a key or an organization has changed, here or elsewhere, or may
+	// have, before the node began to listen.
+	Changed func()
 }
 
 // Nodes are the gateways that share the books. None of what is decided from

@@ -166,7 +166,7 @@ func (c *call) authenticate() *refusal {
 	if !billing.IsSecret(c.secret) {
 		return &refuseInvalidKey
 	}
-	key, err := c.engine.keys.find(c.r.Context(), c.secret)
+	key, err := c.engine.keys.find(c.r.Context(), c.secret, c.row.At)
 	if errors.Is(err, billing.ErrNotFound) {
 		return &refuseInvalidKey
 	}
@@ -240,7 +240,11 @@ func (c *call) allow() *refusal {
 	if len(c.key.AllowedModels) == 0 || (c.model == "" && c.free()) {
 		return nil
 	}
-	if !c.key.allowsModel(c.model) {
+	names := []string{c.model}
+	if c.model != "" {
+		names = append(names, c.provider.name+"/"+c.model)
+	}
+	if !c.key.allowsModel(names...) {
 		return &refuseModel
 	}
 	return nil

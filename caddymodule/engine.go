@@ -26,8 +26,6 @@ import (
 var engines = caddy.NewUsagePool()
 
 const (
-	// keysPoll bounds how long another node's change of a key goes unseen.
-	keysPoll = 500 * time.Millisecond
 	// openTimeout bounds how long a start waits for a store that does not
 	// answer: it may be starting, too.
 	openTimeout = 45 * time.Second
@@ -207,18 +205,20 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	if err := e.recover(ctx, store, j, recovered); err != nil {
 		return errors.Join(err, j.Close())
 	}
+	if e.keys, err = newKeyCache(ctx, store); err != nil {
+		return errors.Join(err, j.Close())
+	}
 	e.node = newNode(j)
 	joined := time.Now()
 	if err := store.Join(ctx, e.status()); err != nil {
 		return errors.Join(err, j.Close())
 	}
 	e.store, e.journal = store, j
-	e.keys = newKeyCache(store)
 	e.poster = billing.NewPoster(store, j, e.node.Holder(), e)
 	e.authorizer = billing.NewAuthorizer(store, j, e.poster, billing.Options{
 		Sole:   e.config.storage.Driver != driverPostgres,
 		Ahead:  func() time.Duration { return time.Duration(e.leaseAhead.Load()) },
-		Failed: e.leasesFailed,
+		Failed: e.leasesFailed, Changed: e.keys.wake,
 	})
 	e.authorizer.Beat(joined, e.status().LeaseTTL, false)
 	e.heartbeats = &billing.Heartbeats{
@@ -237,6 +237,7 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	e.stop = stop
 	e.tasks.Go(func() { e.watchKeys(background) })
 	e.verifier.nodeLeases = e.authorizer.CheckLeases
+	e.tasks.Go(func() { e.sweepSecrets(background) })
 	e.tasks.Go(func() { e.heartbeats.Run(background) })
 	e.tasks.Go(func() { e.watchBooks(background) })
 	e.tasks.Go(func() { e.watchBalances(background) })
@@ -336,27 +337,6 @@ func (e *engine) Destruct() error {
 	err := errors.Join(e.journal.Close(), e.store.Close())
 	e.events.wait(ctx) // last: a subscriber that hangs must not cost the rest its time
 	return err
-}
-
-// watchKeys drops cached keys when the store says that one has changed, or the
-// settings of an organization.
-func (e *engine) watchKeys(ctx context.Context) {
-	tick := time.NewTicker(keysPoll)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		changed, err := e.keys.refresh(ctx)
-		if changed {
-			err = e.authorizer.GiveBackKeys(ctx)
-		}
-		if err != nil && ctx.Err() == nil {
-			e.outageLog.Warn("cannot follow changes of keys; cached ones stay in use", zap.Error(err))
-		}
-	}
 }
 
 // record settles a request that was refused. Its record is a begin: a full

@@ -3,15 +3,16 @@ package caddymodule
 import (
 	"context"
 	"errors"
-	"maps"
+	"math"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
+	"time"
 
 	"github.com/cenkalti/backoff/v5"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/internal/glob"
 )
 
 // keyStore is where keys come from, with the settings of their organizations.
@@ -24,11 +25,16 @@ type keyStore interface {
 // keyCache keeps proxy keys in memory in the form in which requests are
 // checked against them.
 type keyCache struct {
-	store   keyStore
+	store keyStore
+	// version is the newest change that was looked at; refresh alone uses it.
 	version int64
+	// woken is 1 deep: something has changed, or may have.
+	woken chan struct{}
 
 	mu   sync.RWMutex
 	keys map[billing.KeyHash]*proxyKey
+	// hashes are those of the secrets in keys, by the key's id.
+	hashes map[string][]billing.KeyHash
 	// generation counts invalidations, so that a key which was read before
 	// one is not cached after it.
 	generation uint64
@@ -42,13 +48,29 @@ type proxyKey struct {
 	ips          []netip.Prefix
 }
 
-func newKeyCache(store keyStore) *keyCache {
-	return &keyCache{store: store, version: -1, keys: make(map[billing.KeyHash]*proxyKey)}
+// newKeyCache returns an empty cache, which follows what changes from now on.
+func newKeyCache(ctx context.Context, store keyStore) (*keyCache, error) {
+	newest, err := store.Changes(ctx, math.MaxInt64)
+	if err != nil {
+		return nil, err
+	}
+	return &keyCache{
+		store: store, version: newest.Version, woken: make(chan struct{}, 1),
+		keys: make(map[billing.KeyHash]*proxyKey), hashes: make(map[string][]billing.KeyHash),
+	}, nil
 }
 
-// find returns the key with this secret, or billing.ErrNotFound.
-func (c *keyCache) find(ctx context.Context, secret string) (*proxyKey, error) {
-	hash := billing.HashSecret(secret)
+// find returns the key with this secret at the given time, or
+// billing.ErrNotFound.
+func (c *keyCache) find(ctx context.Context, secret string, now time.Time) (*proxyKey, error) {
+	key, err := c.lookUp(ctx, billing.HashSecret(secret))
+	if err == nil && key.SecretEnded(now) {
+		return nil, billing.ErrNotFound
+	}
+	return key, err
+}
+
+func (c *keyCache) lookUp(ctx context.Context, hash billing.KeyHash) (*proxyKey, error) {
 	c.mu.RLock()
 	key, generation := c.keys[hash], c.generation
 	c.mu.RUnlock()
@@ -62,10 +84,11 @@ func (c *keyCache) find(ctx context.Context, secret string) (*proxyKey, error) {
 		return nil, err
 	}
 	c.mu.Lock()
-	if c.generation == generation {
+	defer c.mu.Unlock()
+	if c.generation == generation && c.keys[hash] == nil {
 		c.keys[hash] = key
+		c.hashes[key.ID] = append(c.hashes[key.ID], hash)
 	}
-	c.mu.Unlock()
 	return key, nil
 }
 
@@ -92,35 +115,65 @@ func (c *keyCache) read(ctx context.Context, hash billing.KeyHash) (*proxyKey, e
 	return found, nil
 }
 
-// forget makes the next request read the key anew.
-func (c *keyCache) forget(hash billing.KeyHash) {
+// forget makes the next requests read these keys and organizations anew.
+func (c *keyCache) forget(changed billing.Changes) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.keys, hash)
 	c.generation++
-}
-
-// forgetOrganization makes the next request read the organization anew.
-func (c *keyCache) forgetOrganization(id string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	maps.DeleteFunc(c.keys, func(_ billing.KeyHash, k *proxyKey) bool { return k.OrganizationID == id })
-	c.generation++
-}
-
-// refresh forgets all keys if any, or the settings of any organization, has
-// changed since the last call.
-func (c *keyCache) refresh(ctx context.Context) (changed bool, err error) {
-	version, err := c.store.KeysVersion(ctx)
-	if err != nil || version == c.version {
-		return false, err
+	for _, ref := range changed.Keys {
+		c.drop(ref.ID)
 	}
-	c.version = version
+	if len(changed.Organizations) == 0 {
+		return
+	}
+	for _, k := range c.keys {
+		if slices.Contains(changed.Organizations, k.OrganizationID) {
+			c.drop(k.ID)
+		}
+	}
+}
+
+// drop drops a key under all of its secrets. The caller holds mu.
+func (c *keyCache) drop(id string) {
+	for _, hash := range c.hashes[id] {
+		delete(c.keys, hash)
+	}
+	delete(c.hashes, id)
+}
+
+// forgetAll makes the next requests read everything anew.
+func (c *keyCache) forgetAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	clear(c.keys)
 	c.generation++
-	return true, nil
+	clear(c.keys)
+	clear(c.hashes)
+}
+
+// wake says that something may have changed. It does not block.
+func (c *keyCache) wake() {
+	select {
+	case c.woken <- struct{}{}:
+	default:
+	}
+}
+
+// refresh forgets what has changed since the last call and returns it. Where
+// the versions do not say what has changed, all may have: in a database that was
+// restored from a backup, or whose version was advanced by hand.
+func (c *keyCache) refresh(ctx context.Context) (changed billing.Changes, all bool, err error) {
+	changed, err = c.store.Changes(ctx, c.version)
+	if err != nil || changed.Version == c.version {
+		return billing.Changes{}, false, err
+	}
+	all = changed.Version < c.version || len(changed.Keys)+len(changed.Organizations) == 0
+	c.version = changed.Version
+	if all {
+		c.forgetAll()
+	} else {
+		c.forget(changed)
+	}
+	return changed, all, nil
 }
 
 func newProxyKey(k billing.Key, org billing.Organization) *proxyKey {
@@ -129,23 +182,11 @@ func newProxyKey(k billing.Key, org billing.Organization) *proxyKey {
 	}
 	key := &proxyKey{Key: k, organization: org}
 	for _, text := range k.AllowedIPs {
-		if prefix, err := parsePrefix(text); err == nil {
+		if prefix, err := billing.ParseAddresses(text); err == nil {
 			key.ips = append(key.ips, prefix)
 		}
 	}
 	return key
-}
-
-func parsePrefix(text string) (netip.Prefix, error) {
-	if strings.Contains(text, "/") {
-		return netip.ParsePrefix(text)
-	}
-	addr, err := netip.ParseAddr(text)
-	if err != nil {
-		return netip.Prefix{}, err
-	}
-	addr = addr.Unmap()
-	return netip.PrefixFrom(addr, addr.BitLen()), nil
 }
 
 // allowsIP tells whether a client may use the key. A list of which nothing
@@ -166,30 +207,9 @@ func (k *proxyKey) allowsProvider(name string) bool {
 	return len(k.AllowedProviders) == 0 || slices.Contains(k.AllowedProviders, name)
 }
 
-func (k *proxyKey) allowsModel(model string) bool {
-	return len(k.AllowedModels) == 0 ||
-		slices.ContainsFunc(k.AllowedModels, func(glob string) bool { return matchGlob(glob, model) })
-}
-
-// matchGlob matches a whole text; * stands for any characters, also none. It
-// takes time in proportion to len(glob) * len(text) at worst.
-func matchGlob(glob, text string) bool {
-	star, resume := -1, 0
-	g, t := 0, 0
-	for t < len(text) {
-		switch {
-		case g < len(glob) && glob[g] == '*':
-			star, resume = g, t
-			g++
-		case g < len(glob) && glob[g] == text[t]:
-			g++
-			t++
-		case star >= 0:
-			resume++
-			g, t = star+1, resume
-		default:
-			return false
-		}
-	}
-	return strings.Trim(glob[g:], "*") == ""
+// allowsModel tells whether the key may use a model that goes by these names.
+func (k *proxyKey) allowsModel(names ...string) bool {
+	return len(k.AllowedModels) == 0 || slices.ContainsFunc(k.AllowedModels, func(pattern string) bool {
+		return slices.ContainsFunc(names, func(name string) bool { return glob.Match(pattern, name) })
+	})
 }

@@ -45,7 +45,7 @@ func (a *App) Flush(ctx context.Context) error { return a.engine.poster.Flush(ct
 
 // KeyChanged makes the next request on this node see a changed key.
 func (a *App) KeyChanged(ctx context.Context, k billing.Key) error {
-	a.engine.keys.forget(k.Hash)
+	a.engine.keys.forget(billing.Changes{Keys: []billing.KeyRef{{OrganizationID: k.OrganizationID, ID: k.ID}}})
 	return a.engine.authorizer.GiveBackKey(ctx, k.ID)
 }
 
@@ -53,7 +53,7 @@ func (a *App) KeyChanged(ctx context.Context, k billing.Key) error {
 // organization's changed settings. What was spent here before counts in a new
 // budget.
 func (a *App) OrganizationChanged(ctx context.Context, org billing.Organization) error {
-	a.engine.keys.forgetOrganization(org.ID)
+	a.engine.keys.forget(billing.Changes{Organizations: []string{org.ID}})
 	if err := a.engine.poster.Flush(ctx); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -14,6 +15,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	_ "github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy" // the transports
 
+	"github.com/caddy-llm-gateway/gateway/internal/glob"
 	"github.com/caddy-llm-gateway/gateway/internal/upstream"
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
@@ -227,10 +229,5 @@ func (p *Provider) target(path, escaped, query string) *url.URL {
 
 // free tells whether the operator has declared a path to cost nothing.
 func (p *Provider) free(path string) bool {
-	for _, glob := range p.FreeRoutes {
-		if matchGlob(glob, path) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(p.FreeRoutes, func(pattern string) bool { return glob.Match(pattern, path) })
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/internal/glob"
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
 
@@ -72,7 +73,7 @@ func (c *call) resolve() *refusal {
 // allowsTarget tells whether the key may use a target under the name that the
 // client asked for, or under its own with or without the provider's.
 func (k *proxyKey) allowsTarget(name string, t target) bool {
-	return k.allowsModel(name) || k.allowsModel(t.model) || k.allowsModel(t.provider.name+"/"+t.model)
+	return k.allowsModel(name, t.model, t.provider.name+"/"+t.model)
 }
 
 // aim turns the request to one of its targets.
@@ -141,7 +142,7 @@ func (c *call) dearestClaim() billing.Claim {
 var aliases = map[string]string{"google": "gemini"}
 
 // inferred are the providers of models that are named without one.
-var inferred = []struct{ glob, provider string }{
+var inferred = []struct{ pattern, provider string }{
 	{"gpt-*", "openai"}, {"o3", "openai"}, {"o3-*", "openai"}, {"o4-*", "openai"},
 	{"claude-*", "anthropic"},
 	{"gemini-*", "gemini"},
@@ -161,7 +162,7 @@ func (a *App) findTargets(name string) ([]target, *refusal) {
 	provider, model := splitTarget(name)
 	if model == "" {
 		for _, known := range inferred {
-			if matchGlob(known.glob, name) {
+			if glob.Match(known.pattern, name) {
 				provider, model = known.provider, name
 			}
 		}

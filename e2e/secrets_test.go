@@ -27,6 +27,8 @@ func TestNothingLeaks(t *testing.T) {
 		g := startGateway(t, config{storage: storage, upstream: provider.url, extra: recordUnpriced})
 		g.buyCredits(t, "starter")
 		key := g.createKey(t, "careful", nil).Key
+		turned := g.createKey(t, "rotated", nil)
+		rotated := g.rotateKey(t, turned.ID, 60).Key
 		wrong := "sk-proxy-" + strings.Repeat("5ec7e7", 11)[:64]
 
 		var headers bytes.Buffer
@@ -57,6 +59,8 @@ func TestNothingLeaks(t *testing.T) {
 			"prompt":         promptCanary,
 			"completion":     completionCanary,
 			"proxy key":      key[len(key)-32:],
+			"replaced key":   turned.Key[len(turned.Key)-32:],
+			"rotated key":    rotated[len(rotated)-32:],
 			"wrong key":      wrong[len(wrong)-32:],
 			"provider key":   providerKey,
 			"operator token": adminToken,

@@ -38,6 +38,8 @@ func Run(t *testing.T, open func(t *testing.T) billing.Store) {
 	}{
 		{"Organizations", testOrganizations},
 		{"Keys", testKeys},
+		{"Changes", testChanges},
+		{"Rotations", testRotations},
 		{"Projects", testProjects},
 		{"Leases", testLeases},
 		{"Weeks", testWeeks},

@@ -27,11 +27,10 @@ func testOrganizations(t *testing.T, open Open) {
 			check(t, err)
 			equal(t, "name", got.Organization.Name, "Name of "+org)
 		},
-		"all fields are kept":                    keepsAllFieldsOfOrganizations,
-		"an update writes what may change":       updatesOrganizations,
-		"a failed update changes nothing":        refusesOrganizations,
-		"updates at the same time all count":     serializesOrganizations,
-		"an update advances the version of keys": advancesVersionByOrganization,
+		"all fields are kept":                keepsAllFieldsOfOrganizations,
+		"an update writes what may change":   updatesOrganizations,
+		"a failed update changes nothing":    refusesOrganizations,
+		"updates at the same time all count": serializesOrganizations,
 		"a store answers a ping until it is closed": func(t *testing.T, s billing.Store) {
 			check(t, s.Ping(t.Context()))
 			check(t, s.Close())
@@ -135,15 +134,4 @@ func serializesOrganizations(t *testing.T, s billing.Store) {
 	}
 	wg.Wait()
 	equal(t, "budget", *organization(t, s, org).Budget, writers*usd)
-}
-
-func advancesVersionByOrganization(t *testing.T, s billing.Store) {
-	before, err := s.KeysVersion(t.Context())
-	check(t, err)
-	setBudget(t, s, pointer(usd), billing.Daily)
-	after, err := s.KeysVersion(t.Context())
-	check(t, err)
-	if after <= before {
-		t.Errorf("version %d, after a change %d: must grow", before, after)
-	}
 }

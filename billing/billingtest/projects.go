@@ -2,6 +2,8 @@ package billingtest
 
 import (
 	"errors"
+	"math"
+	"slices"
 	"testing"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -109,17 +111,19 @@ func listsProjects(t *testing.T, s billing.Store) {
 }
 
 func advancesVersionByProject(t *testing.T, s billing.Store) {
-	version := func() int64 {
-		v, err := s.KeysVersion(t.Context())
+	before, err := s.Changes(t.Context(), math.MaxInt64)
+	check(t, err)
+	for name, change := range []func(){
+		func() { putProject(t, s, "search", nil, "") },
+		func() { check(t, s.DeleteProject(t.Context(), org, "search")) },
+	} {
+		change()
+		after, err := s.Changes(t.Context(), before.Version)
 		check(t, err)
-		return v
-	}
-	before := version()
-	putProject(t, s, "search", nil, "")
-	put := version()
-	check(t, s.DeleteProject(t.Context(), org, "search"))
-	if after := version(); put <= before || after <= put {
-		t.Errorf("version %d, after a change %d, after a deletion %d: must grow", before, put, after)
+		if after.Version <= before.Version || !slices.Equal(after.Organizations, []string{org}) {
+			t.Errorf("change %d: %+v after version %d", name, after, before.Version)
+		}
+		before = after
 	}
 }
 

@@ -14,9 +14,12 @@ import (
 const (
 	keyColumns = `id, organization_id, name, hash, prefix, allowed_providers, allowed_models, allowed_ips,
 	rate_limit_rpm, usage_limit, usage_limit_reset, expires_at, revoked_at, created_at, last_used_at,
-	project, rate_limit_tpm, max_concurrent, usage_soft_limit`
+	project, rate_limit_tpm, max_concurrent, usage_soft_limit, previous_secret_expires_at`
 
-	selectKeyByHash = `SELECT ` + keyColumns + ` FROM keys WHERE hash = $1`
+	// A key has one current secret, and may have previous ones that end.
+	selectKeyByHash = `
+SELECT ` + keyColumns + `, (SELECT s.expires_at FROM key_secrets s WHERE s.hash = $1) FROM keys
+WHERE hash = $1 OR id = (SELECT s.key_id FROM key_secrets s WHERE s.hash = $1)`
 
 	selectKey = `SELECT ` + keyColumns + ` FROM keys WHERE organization_id = $1 AND id = $2`
 
@@ -31,16 +34,14 @@ ORDER BY created_at DESC, id DESC LIMIT $2`
 	insertKey = `
 INSERT INTO keys (` + keyColumns + `)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-	$16, $17, $18, $19)`
+	$16, $17, $18, $19, $20)`
 
 	updateKey = `
 UPDATE keys SET name = $3, prefix = $5, allowed_providers = $6, allowed_models = $7, allowed_ips = $8,
 	rate_limit_rpm = $9, usage_limit = $10, usage_limit_reset = $11, expires_at = $12, revoked_at = $13,
-	last_used_at = $15, project = $16, rate_limit_tpm = $17, max_concurrent = $18, usage_soft_limit = $19
+	last_used_at = $15, project = $16, rate_limit_tpm = $17, max_concurrent = $18, usage_soft_limit = $19,
+	previous_secret_expires_at = $20
 WHERE id = $1 AND organization_id = $2 AND hash = $4 AND created_at = $14`
-
-	selectKeysVersion  = `SELECT version FROM keys_version`
-	advanceKeysVersion = `UPDATE keys_version SET version = version + 1`
 )
 
 // CreateKey implements billing.Keys.
@@ -56,8 +57,7 @@ func (s *Store) CreateKey(ctx context.Context, k billing.Key) error {
 		if _, err := tx.Exec(ctx, insertKey, keyArgs(k)...); err != nil {
 			return err
 		}
-		_, err := tx.Exec(ctx, advanceKeysVersion)
-		return err
+		return keyChanged(ctx, tx, k.ID)
 	})
 	if err != nil {
 		return fmt.Errorf("create key %q: %w", k.ID, err)
@@ -67,7 +67,8 @@ func (s *Store) CreateKey(ctx context.Context, k billing.Key) error {
 
 // KeyByHash implements billing.Keys.
 func (s *Store) KeyByHash(ctx context.Context, h billing.KeyHash) (billing.Key, error) {
-	k, err := scanKey(s.pool.QueryRow(ctx, selectKeyByHash, h[:]))
+	var k billing.Key
+	err := s.pool.QueryRow(ctx, selectKeyByHash, h[:]).Scan(append(keyFields(&k), timeColumn{&k.SecretExpiresAt})...)
 	if err != nil {
 		return billing.Key{}, fmt.Errorf("read key by hash: %w", notFound(err))
 	}
@@ -115,22 +116,12 @@ func (s *Store) UpdateKey(ctx context.Context, org, id string, change func(*bill
 		if _, err := tx.Exec(ctx, updateKey, keyArgs(k)...); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, advanceKeysVersion)
-		return err
+		return keyChanged(ctx, tx, k.ID)
 	})
 	if err != nil {
 		return billing.Key{}, fmt.Errorf("update key %q: %w", id, err)
 	}
 	return k, nil
-}
-
-// KeysVersion implements billing.Keys.
-func (s *Store) KeysVersion(ctx context.Context) (int64, error) {
-	var v int64
-	if err := s.pool.QueryRow(ctx, selectKeysVersion).Scan(&v); err != nil {
-		return 0, fmt.Errorf("read keys version: %w", err)
-	}
-	return v, nil
 }
 
 func keyArgs(k billing.Key) []any {
@@ -140,21 +131,26 @@ func keyArgs(k billing.Key) []any {
 		k.RateLimitRPM, optionalAmount(k.UsageLimit), string(k.UsageLimitReset),
 		optionalTime(k.ExpiresAt), optionalTime(k.RevokedAt), k.CreatedAt, optionalTime(k.LastUsedAt),
 		k.Project, k.RateLimitTPM, k.MaxConcurrent, optionalAmount(k.UsageSoftLimit),
+		optionalTime(k.PreviousSecretExpiresAt),
 	}
 }
 
 func scanKey(row scanner) (billing.Key, error) {
-	var (
-		k    billing.Key
-		hash []byte
-	)
-	err := row.Scan(&k.ID, &k.OrganizationID, &k.Name, &hash, &k.Prefix,
+	var k billing.Key
+	err := row.Scan(keyFields(&k)...)
+	return k, err
+}
+
+// keyFields are what keyColumns are scanned into.
+func keyFields(k *billing.Key) []any {
+	return []any{
+		&k.ID, &k.OrganizationID, &k.Name, hashColumn{&k.Hash}, &k.Prefix,
 		listColumn{&k.AllowedProviders}, listColumn{&k.AllowedModels}, listColumn{&k.AllowedIPs},
 		&k.RateLimitRPM, &k.UsageLimit, &k.UsageLimitReset,
 		timeColumn{&k.ExpiresAt}, timeColumn{&k.RevokedAt}, timeColumn{&k.CreatedAt}, timeColumn{&k.LastUsedAt},
-		&k.Project, &k.RateLimitTPM, &k.MaxConcurrent, &k.UsageSoftLimit)
-	copy(k.Hash[:], hash)
-	return k, err
+		&k.Project, &k.RateLimitTPM, &k.MaxConcurrent, &k.UsageSoftLimit,
+		timeColumn{&k.PreviousSecretExpiresAt},
+	}
 }
 
 // scanner is a row or the current row of several.
@@ -193,6 +189,18 @@ func (c arrayColumn[T]) Scan(v any) error {
 		err = fmt.Errorf("%T is not a list", v)
 	}
 	return err
+}
+
+// hashColumn scans a key's hash.
+type hashColumn struct{ to *billing.KeyHash }
+
+func (c hashColumn) Scan(v any) error {
+	b, ok := v.([]byte)
+	if !ok || len(b) != len(c.to) {
+		return fmt.Errorf("%T of %d bytes is not a hash", v, len(b))
+	}
+	copy(c.to[:], b)
+	return nil
 }
 
 func notFound(err error) error {

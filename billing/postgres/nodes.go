@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
@@ -43,7 +44,9 @@ ORDER BY id`
 
 	notify = `SELECT pg_notify('llm_gateway_leases', $1)`
 
-	listen = `LISTEN llm_gateway_leases`
+	listen = `LISTEN llm_gateway_leases; LISTEN ` + changesChannel
+
+	changesChannel = `llm_gateway_changes`
 )
 
 func nodeArgs(n billing.Node) []any {
@@ -179,21 +182,26 @@ func (s *Store) Ask(ctx context.Context, node string, ids []billing.Allowance) e
 }
 
 // Listen implements billing.Leases. It has a connection of its own.
-func (s *Store) Listen(ctx context.Context, node string, asked func([]billing.Allowance)) error {
-	return s.listenTo(ctx, listen, func(payload string) {
+func (s *Store) Listen(ctx context.Context, node string, to billing.Listener) error {
+	// Of what changed before, nobody tells this connection.
+	return s.listenTo(ctx, listen, to.Changed, func(n *pgconn.Notification) {
+		if n.Channel == changesChannel {
+			to.Changed()
+			return
+		}
 		var a asking
-		if json.Unmarshal([]byte(payload), &a) == nil && a.Node != node {
+		if json.Unmarshal([]byte(n.Payload), &a) == nil && a.Node != node {
 			for i := range a.For {
 				a.For[i].Start = a.For[i].Start.UTC()
 			}
-			asked(a.For)
+			to.Asked(a.For)
 		}
 	})
 }
 
-// listenTo hears what is sent on the channel of a LISTEN statement, on a
-// connection of its own, until ctx ends.
-func (s *Store) listenTo(ctx context.Context, statement string, heard func(payload string)) error {
+// listenTo hears what is sent on the channels of a LISTEN statement, on a
+// connection of its own, until ctx ends. It calls begun once it listens.
+func (s *Store) listenTo(ctx context.Context, statement string, begun func(), heard func(*pgconn.Notification)) error {
 	conn, err := pgx.ConnectConfig(ctx, s.pool.Config().ConnConfig)
 	if err != nil {
 		return fmt.Errorf("listen: %w", oneLine{err})
@@ -202,6 +210,7 @@ func (s *Store) listenTo(ctx context.Context, statement string, heard func(paylo
 	if _, err := conn.Exec(ctx, statement); err != nil {
 		return fmt.Errorf("listen: %w", err)
 	}
+	begun()
 	for {
 		n, err := conn.WaitForNotification(ctx)
 		if ctx.Err() != nil {
@@ -210,6 +219,6 @@ func (s *Store) listenTo(ctx context.Context, statement string, heard func(paylo
 		if err != nil {
 			return fmt.Errorf("listen: %w", err)
 		}
-		heard(n.Payload)
+		heard(n)
 	}
 }

@@ -88,8 +88,7 @@ func (s *Store) UpdateOrganization(ctx context.Context, id string, change func(*
 		if _, err := tx.Exec(ctx, updateOrganization, organizationArgs(o)...); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, advanceKeysVersion)
-		return err
+		return organizationChanged(ctx, tx, o.ID)
 	})
 	if err != nil {
 		return billing.Organization{}, fmt.Errorf("update organization %q: %w", id, err)

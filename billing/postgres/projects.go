@@ -74,8 +74,7 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 			optionalAmount(p.Budget), string(p.BudgetPeriod), optionalAmount(p.BudgetSoft)); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, advanceKeysVersion)
-		return err
+		return organizationChanged(ctx, tx, org)
 	})
 	if err != nil {
 		return billing.Project{}, fmt.Errorf("put project %q: %w", name, err)
@@ -96,8 +95,7 @@ func (s *Store) DeleteProject(ctx context.Context, org, name string) error {
 		if done.RowsAffected() == 0 {
 			return billing.ErrNotFound
 		}
-		_, err = tx.Exec(ctx, advanceKeysVersion)
-		return err
+		return organizationChanged(ctx, tx, org)
 	})
 	if err != nil {
 		return fmt.Errorf("delete project %q: %w", name, err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
@@ -148,9 +149,9 @@ func (s *Store) AskForQuotas(ctx context.Context, node string, quotas []billing.
 // ListenForQuotas implements billing.Quotas. It has a connection of its own,
 // like Listen: a gateway whose keys have no such limits needs none.
 func (s *Store) ListenForQuotas(ctx context.Context, node string, asked func([]billing.Quota)) error {
-	return s.listenTo(ctx, listenForQuotas, func(payload string) {
+	return s.listenTo(ctx, listenForQuotas, func() {}, func(n *pgconn.Notification) {
 		var a askingForQuotas
-		if json.Unmarshal([]byte(payload), &a) == nil && a.Node != node {
+		if json.Unmarshal([]byte(n.Payload), &a) == nil && a.Node != node {
 			for i := range a.For {
 				a.For[i].Start = a.For[i].Start.UTC()
 			}

@@ -144,8 +144,8 @@ func scanNode(row scanner) (billing.Node, error) {
 // Ask implements billing.Leases: there is nobody else.
 func (s *Store) Ask(context.Context, string, []billing.Allowance) error { return nil }
 
-// Listen implements billing.Leases.
-func (s *Store) Listen(ctx context.Context, _ string, _ func([]billing.Allowance)) error {
+// Listen implements billing.Leases. There are no other nodes to hear.
+func (s *Store) Listen(ctx context.Context, _ string, _ billing.Listener) error {
 	<-ctx.Done()
 	return nil
 }

@@ -83,8 +83,7 @@ func (s *Store) UpdateOrganization(ctx context.Context, id string, change func(*
 		if _, err := tx.ExecContext(ctx, updateOrganization, organizationArgs(o)...); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, advanceKeysVersion)
-		return err
+		return organizationChanged(ctx, tx, o.ID)
 	})
 	if err != nil {
 		return billing.Organization{}, fmt.Errorf("update organization %q: %w", id, err)

@@ -69,8 +69,7 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 			optionalAmount(p.Budget), string(p.BudgetPeriod), optionalAmount(p.BudgetSoft)); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, advanceKeysVersion)
-		return err
+		return organizationChanged(ctx, tx, org)
 	})
 	if err != nil {
 		return billing.Project{}, fmt.Errorf("put project %q: %w", name, err)
@@ -88,8 +87,7 @@ func (s *Store) DeleteProject(ctx context.Context, org, name string) error {
 		if n, err := res.RowsAffected(); err != nil || n == 0 {
 			return errors.Join(err, billing.ErrNotFound)
 		}
-		_, err = tx.ExecContext(ctx, advanceKeysVersion)
-		return err
+		return organizationChanged(ctx, tx, org)
 	})
 	if err != nil {
 		return fmt.Errorf("delete project %q: %w", name, err)

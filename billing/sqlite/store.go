@@ -185,7 +185,7 @@ func (s *Store) Ping(ctx context.Context) error {
 	if err := s.writer.PingContext(ctx); err != nil {
 		return fmt.Errorf("ping store: %w", err)
 	}
-	if _, err := s.KeysVersion(ctx); err != nil {
+	if _, err := s.Identity(ctx); err != nil {
 		return fmt.Errorf("ping store: %w", err)
 	}
 	return nil

@@ -27,7 +27,7 @@ func NewKey(k billing.Key) (billing.Key, error) {
 	k.AllowedProviders = texts(k.AllowedProviders)
 	k.AllowedModels = texts(k.AllowedModels)
 	k.AllowedIPs = texts(k.AllowedIPs)
-	for _, t := range []*time.Time{&k.ExpiresAt, &k.RevokedAt, &k.CreatedAt, &k.LastUsedAt} {
+	for _, t := range []*time.Time{&k.ExpiresAt, &k.RevokedAt, &k.CreatedAt, &k.LastUsedAt, &k.PreviousSecretExpiresAt} {
 		*t = Time(*t)
 	}
 	return k, nil
@@ -50,7 +50,8 @@ func ChangeKey(k billing.Key, change func(*billing.Key) error) (billing.Key, err
 		return billing.Key{}, err
 	}
 	k.ID, k.OrganizationID = before.ID, before.OrganizationID
-	k.Hash, k.CreatedAt = before.Hash, before.CreatedAt
+	k.Hash, k.Prefix, k.PreviousSecretExpiresAt = before.Hash, before.Prefix, before.PreviousSecretExpiresAt
+	k.CreatedAt, k.LastUsedAt = before.CreatedAt, before.LastUsedAt
 	changed, err := NewKey(k)
 	if err != nil {
 		return billing.Key{}, err

@@ -1,0 +1,72 @@
+package caddymodule
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+const (
+	// keysPoll is how often the store is asked what keys have changed, should
+	// nobody have told. It keeps the promise of one second with room for the
+	// answer.
+	keysPoll = 500 * time.Millisecond
+	// keysTimeout bounds how long that waits for the answer.
+	keysTimeout = 5 * time.Second
+	// secretsSweep is how often secrets that have ended are dropped.
+	secretsSweep = time.Minute
+)
+
+// watchKeys follows what changes in keys and organizations, at once when the
+// store tells of it.
+func (e *engine) watchKeys(ctx context.Context) {
+	tick := time.NewTicker(keysPoll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		case <-e.keys.woken:
+		}
+		if err := e.followKeys(ctx); err != nil && ctx.Err() == nil {
+			e.outageLog.Warn("cannot follow changes of keys; cached ones stay in use", zap.Error(err))
+		}
+	}
+}
+
+// followKeys forgets what has changed, and gives back what was leased under the
+// old limits.
+func (e *engine) followKeys(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, keysTimeout)
+	defer cancel()
+	changed, all, err := e.keys.refresh(ctx)
+	if err != nil {
+		return err
+	}
+	if all {
+		return e.authorizer.GiveBackKeys(ctx)
+	}
+	e.authorizer.Recall(changed)
+	return nil
+}
+
+// sweepSecrets drops what rotations of keys leave behind. That it waits as long
+// as replies are kept leaves room for clocks that disagree.
+func (e *engine) sweepSecrets(ctx context.Context) {
+	tick := time.NewTicker(secretsSweep)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := e.store.DropSecrets(ctx, e.now().Add(-billing.ReplyKept)); err != nil && ctx.Err() == nil {
+			e.outageLog.Warn("cannot drop secrets that have ended; they do not work all the same", zap.Error(err))
+		}
+	}
+}
