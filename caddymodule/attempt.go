@@ -94,7 +94,7 @@ func (a *attempt) open() {
 		a.ttfb = a.call.elapsed()
 	}
 	a.watchdog.patience(time.Duration(a.provider.IdleTimeout))
-	if a.succeeded() && a.call.endpoint.Billing == metering.Metered && (err == nil || a.gone()) {
+	if a.succeeded() && a.call.endpoint.Billing == metering.Metered {
 		err = cmp.Or(err, a.frame())
 	}
 	if err != nil {
@@ -104,6 +104,9 @@ func (a *attempt) open() {
 
 // frame finds out how the answer is to be read, and reads it if it is not a
 // stream. An answer that cannot be decoded is left alone.
+//
+// What is broken is framed, too: if the client turns out to have left, the
+// answer is accounted for as far as it has come.
 func (a *attempt) frame() error {
 	if a.content, a.decoded, a.undecodable = decode(a.answer); a.undecodable != nil {
 		return nil

@@ -22,6 +22,8 @@ func (c *call) send() *refusal {
 		switch {
 		case next:
 			c.aim(c.targets.at + 1)
+			c.app.requestLog.Warn("asking the next target", zap.String("request_id", c.row.RequestID),
+				zap.String("provider", c.provider.name), zap.String("model", c.row.Model))
 		case c.response.upstream == nil:
 			return c.unavailable(wait)
 		default:

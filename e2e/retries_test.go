@@ -70,6 +70,47 @@ func TestProviderThatFailsIsAskedAgain(t *testing.T) {
 	})
 }
 
+// TestRouteFallsBack asks an SDK's way for a route whose first target cannot be
+// reached.
+func TestRouteFallsBack(t *testing.T) {
+	t.Parallel()
+	onEachStore(t, func(t *testing.T, storage string) {
+		provider := sandbox.New()
+		g := startGateway(t, config{storage: storage, upstream: serve(t, provider), extra: `provider gone {
+			protocol openai
+			api_key {env.PROVIDER_KEY}
+			base_url http://127.0.0.1:1/v1
+		}
+		price gone gpt-4o {
+			input 20
+			output 80
+		}
+		route fast {
+			gone/gpt-4o
+			openai/gpt-4o
+		}`})
+		g.buyCredits(t, "starter")
+		key := g.createKey(t, "routed", map[string]any{"allowed_models": []string{"fast"}}).Key
+		for _, stream := range []bool{false, true} {
+			res, body := g.send(t, key, http.MethodPost, "/v1/chat/completions",
+				strings.NewReader(fmt.Sprintf(`{"model":"fast","stream":%v,"messages":[{"role":"user","content":"hello"}]}`, stream)),
+				map[string]string{"Content-Type": "application/json", "X-Sandbox-Prompt": "700", "X-Sandbox-Completion": "60"})
+			if res.StatusCode != http.StatusOK {
+				t.Fatalf("status %d, %s", res.StatusCode, body)
+			}
+			id := res.Header.Get("X-Request-Id")
+			g.checkBooked(t, id, charge{
+				provider: "openai", model: "gpt-4o-2024-08-06", endpoint: "chat/completions", streaming: stream,
+				used: tokens{input: 700, output: 60},
+			})
+			if diff := cmp.Diff([]string{"null connection failed", "200 null"}, g.attempts(t, id)); diff != "" {
+				t.Errorf("attempts (-want +got):\n%s", diff)
+			}
+		}
+		g.checkBooksBalance(t)
+	})
+}
+
 // attempts are the statuses and errors of a request's attempts.
 func (g *gateway) attempts(t *testing.T, requestID string) []string {
 	t.Helper()
