@@ -29,7 +29,8 @@ var notYet = map[string]bool{
 // to do about each.
 //
 // An organization has credits and no limits, a key may do everything, and a
-// request is a good one, but for what a row says.
+// request is a good one, but for what a row says. Providers without a credential
+// do not answer, either.
 var checks = []check{
 	{
 		status: http.StatusBadRequest, error: "unknown provider",
@@ -167,6 +168,10 @@ var impossible = []struct {
 	{
 		"unknown provider", []string{"provider not configured", "upstream request failed", "provider temporarily unavailable"},
 		"what is not known of a provider cannot be wrong with it",
+	},
+	{
+		"provider not configured", []string{"provider temporarily unavailable"},
+		"a provider that cannot be asked has not failed to answer",
 	},
 	{
 		"missing proxy key", []string{"invalid proxy key"},

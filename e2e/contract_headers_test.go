@@ -27,7 +27,7 @@ func perMinuteOfAll(limit, remaining string) map[string]string {
 var (
 	fivePerMinute  = fields{"rate_limit_rpm": 5}
 	ninePerMinute  = fields{"rate_limit_rpm": 9}
-	ownErrorOf429  = together(scripted("Status", "429"), scripted("Retry-After", "7"))
+	providersError = scripted("Status", "404")
 	smallSoftLimit = fields{"max_dollars": 10, "soft_dollars": "0.000000001"}
 )
 
@@ -69,8 +69,8 @@ var headers = []struct {
 		situation: situation{key: fivePerMinute, request: streamed},
 	},
 	{
-		name: "five a minute, the provider's own 429", status: 429, headers: perMinute("5", "4"),
-		situation: situation{key: fivePerMinute, request: ownErrorOf429},
+		name: "five a minute, an error of the provider's", status: 404, headers: perMinute("5", "4"),
+		situation: situation{key: fivePerMinute, request: providersError},
 	},
 	{
 		name: "five a minute, revoked", status: 403, headers: perMinute("5", "5"),
