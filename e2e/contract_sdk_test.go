@@ -163,7 +163,7 @@ func raiseOpenAI(ctx context.Context, url string) (sdkFailure, error) {
 func raiseAnthropic(ctx context.Context, url string) (sdkFailure, error) {
 	client := anthropic.NewClient(anthropicoption.WithBaseURL(url+"/anthropic"),
 		anthropicoption.WithAPIKey(anyKey), anthropicoption.WithMaxRetries(0))
-	_, err := client.Messages.New(ctx, messageParams(anthropic.Model(goodRequests["anthropic"].model)))
+	_, err := client.Messages.New(ctx, messageParams(goodRequests["anthropic"].model))
 	var typed *anthropic.Error
 	if !errors.As(err, &typed) {
 		return sdkFailure{}, fmt.Errorf("%T: %w", err, err)
