@@ -110,15 +110,15 @@ var checks = []check{
 		pending:   "rates",
 	},
 	{
-		status: http.StatusTooManyRequests, error: "token_rate_limited",
-		when:      "the key's tokens of this minute are used up",
-		situation: situation{key: fields{"rate_limit_tpm": 1}, before: oneCompletion},
+		status: http.StatusTooManyRequests, error: "token_rate_limited", explained: true,
+		when:      "the request has more tokens than the key has left in this minute",
+		situation: situation{key: fields{"rate_limit_tpm": 50}, request: askForMore},
 		pending:   "rates",
 	},
 	{
 		status: http.StatusTooManyRequests, error: "concurrency_limited",
 		when:      "the key has as many open requests as it may",
-		situation: situation{key: fields{"max_concurrent": 1}, before: oneOpenStream},
+		situation: situation{key: fields{"max_concurrent": 1}, before: oneOpenRequest},
 		pending:   "rates",
 	},
 	{
@@ -184,6 +184,22 @@ var impossible = []struct {
 	{
 		"invalid proxy key", ofKeys,
 		"a key that nobody has has no conditions, and no organization",
+	},
+	{
+		"rate_limited", []string{"ledger unavailable"},
+		"what all gateways have counted is in the store: without it, nobody knows",
+	},
+	{
+		"organization_rate_limited", []string{"ledger unavailable"},
+		"what all gateways have counted is in the store: without it, nobody knows",
+	},
+	{
+		"token_rate_limited", []string{"ledger unavailable"},
+		"what all gateways have counted is in the store: without it, nobody knows",
+	},
+	{
+		"concurrency_limited", []string{"ledger unavailable"},
+		"what is open at all gateways is in the store: without it, nobody knows",
 	},
 	{
 		"spend_exceeded", []string{"ledger unavailable"},

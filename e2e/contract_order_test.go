@@ -112,9 +112,9 @@ func (a answer) checkRetryAfter(t *testing.T, want check) {
 		t.Errorf("Retry-After = %q, want 1 to 60 seconds", text)
 	}
 	minuteEnds := a.asked.Truncate(time.Minute).Add(time.Minute)
-	retry := a.asked.Add(time.Duration(seconds) * time.Second)
+	retry := a.answered.Add(time.Duration(seconds) * time.Second)
 	if strings.HasSuffix(want.error, "rate_limited") && retry.Before(minuteEnds) {
-		t.Errorf("Retry-After = %d, but the minute ends after %s", seconds, minuteEnds.Sub(a.asked))
+		t.Errorf("Retry-After = %d, but the minute ends after %s", seconds, minuteEnds.Sub(a.answered))
 	}
 }
 

@@ -45,6 +45,8 @@ const (
 	clientAddress = "192.0.2.7"
 	// refusedHeader marks requests that must not arrive at a provider.
 	refusedHeader = "X-Must-Not-Arrive"
+	// stayOpenHeader makes the provider begin its answer and not end it.
+	stayOpenHeader = "X-Stay-Open"
 )
 
 // unknownKey has the form of a proxy key.
@@ -112,6 +114,16 @@ func unheardOfModel(r *proxyRequest) {
 	r.body = strings.Replace(r.body, r.model, name, 1)
 }
 
+// askForMore asks for up to 99 tokens, as Anthropic's request does anyway.
+func askForMore(r *proxyRequest) {
+	switch protocol, _, _ := strings.Cut(r.provider, "-"); protocol {
+	case "openai":
+		r.body = strings.Replace(r.body, "{", `{"max_tokens": 99, `, 1)
+	case "gemini":
+		r.body = strings.Replace(r.body, "{", `{"generationConfig": {"maxOutputTokens": 99}, `, 1)
+	}
+}
+
 // scripted makes the provider answer as the sandbox's script says.
 func scripted(name, value string) func(*proxyRequest) {
 	return func(r *proxyRequest) { r.header.Set("X-Sandbox-"+name, value) }
@@ -133,8 +145,9 @@ type answer struct {
 	body   []byte
 	// organization is whose request it answers.
 	organization string
-	// asked is the second in which the request was sent.
-	asked time.Time
+	// asked and answered are when the request was sent and the answer was read,
+	// in the same minute.
+	asked, answered time.Time
 }
 
 // send sends the request and reads the answer.
@@ -231,7 +244,7 @@ func (c *contract) askOnce(ctx context.Context, good proxyRequest, situations []
 	}
 	asked := time.Now()
 	a, err := request.send(ctx, g.url)
-	a.organization, a.asked = org, asked
+	a.organization, a.asked, a.answered = org, asked, time.Now()
 	return a, err
 }
 
@@ -295,13 +308,14 @@ func oneCompletion(ctx context.Context, g *gateway, key string) (func(), error) 
 	return func() {}, err
 }
 
-// oneOpenStream has received its first event, and goes on.
-func oneOpenStream(ctx context.Context, g *gateway, key string) (func(), error) {
+// oneOpenRequest is one that costs nothing, of whose answer the first byte has
+// come, and whose last does not.
+func oneOpenRequest(ctx context.Context, g *gateway, key string) (func(), error) {
 	ctx, cancel := context.WithCancel(ctx)
-	r := streaming(goodRequests["gemini"])
-	r.header.Set("X-Sandbox-Chunks", "100")
-	r.header.Set("X-Sandbox-Delay", "1s")
-	r.key = key
+	r := goodRequests["gemini"]
+	r.method, r.path, r.body, r.key = http.MethodGet, "/v1beta/models", "", key
+	r.header = r.header.Clone()
+	r.header.Set(stayOpenHeader, "1")
 	res, err := r.open(ctx, g.url)
 	if err != nil {
 		cancel()

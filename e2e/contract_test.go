@@ -77,11 +77,17 @@ func startContract(t *testing.T, storage, options string) *contract {
 		if r.Header.Get(refusedHeader) != "" {
 			c.arrived.Add(1)
 		}
+		if r.Header.Get(stayOpenHeader) != "" {
+			_, _ = w.Write([]byte("{"))
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+			return
+		}
 		provider.ServeHTTP(w, r)
 	}))
 	conf := config{
 		storage: storage, upstream: upstream,
-		extra:  fmt.Sprintf("max_body %d\n%s\n%s", maxBody, options, faultyProviders()),
+		extra:  fmt.Sprintf("max_body %d\ndrain 1s\n%s\n%s", maxBody, options, faultyProviders()),
 		global: "servers {\n trusted_proxies static 127.0.0.1/32\n }",
 	}
 	c.healthy = startNode(t, conf)
