@@ -161,7 +161,7 @@ func TestLimitReachedIsToldOnceAMinuteForEachKeyAndLimit(t *testing.T) {
 		now:    func() time.Time { return now },
 	}
 	refuse := func(key string, refused refusal) {
-		c := &call{engine: e, key: &proxyKey{Key: billing.Key{ID: key}}}
+		c := &call{app: new(App), engine: e, key: &proxyKey{Key: billing.Key{ID: key}}}
 		c.key.organization.Budget, c.key.organization.BudgetPeriod = new(metering.Money), billing.Daily
 		c.row.At, c.row.KeyID = now, key
 		e.events.limitReached(c, &refused)

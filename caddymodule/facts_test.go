@@ -70,6 +70,7 @@ func rowFacts(row *billing.Settlement, tokens bool) map[string]any {
 		want["cached_tokens"] = float64(row.Usage.Cached())
 		want["cost_nanos"], want["market_cost_nanos"] = float64(row.Cost), float64(row.MarketCost)
 		want["usage_source"], want["price_rule_id"] = string(row.UsageSource), row.PriceRuleID
+		want["credential"] = row.AttemptLog[len(row.AttemptLog)-1].Credential
 	}
 	return want
 }
@@ -103,14 +104,20 @@ func TestAccessLogTellsWhatBecameOfARequest(t *testing.T) {
 	if err != nil || len(rows) != 6 {
 		t.Fatalf("%d rows, want 6 (%v)", len(rows), err)
 	}
-	var want, got []map[string]any
+	// Rows of one millisecond are in no order.
+	byID := make(map[any]map[string]any)
 	for i := range rows {
-		row := &rows[len(rows)-1-i]
-		facts := rowFacts(row, row.Attempts > 0)
-		if row.Error == "spend_exceeded" {
+		facts := rowFacts(&rows[i], rows[i].Attempts > 0)
+		if rows[i].Error == "spend_exceeded" {
 			facts["streaming"] = true
 		}
-		want = append(want, facts)
+		byID[rows[i].RequestID] = facts
+	}
+	var want, got []map[string]any
+	for _, line := range n.logged(t)[:len(rows)] {
+		facts, _ := line[logField].(map[string]any)
+		want = append(want, byID[facts["request_id"]])
+		delete(byID, facts["request_id"])
 	}
 	want = append(want,
 		map[string]any{"provider": "openai", "endpoint": "chat/completions", "error": "invalid proxy key"},

