@@ -180,7 +180,7 @@ type Hold struct {
 	allowances []Allowance
 	amount     Money
 	segments   []Segment
-	reached    []AllowanceKind
+	reached    []SoftReached
 	ended      bool
 }
 
@@ -216,9 +216,8 @@ func (a *Authorizer) noteFailure(ctx context.Context, err error) {
 // Amount is what the hold reserves. It may be less than was claimed.
 func (h *Hold) Amount() Money { return h.amount }
 
-// SoftReached are the kinds of the claim's soft limits that were reached when
-// the hold began.
-func (h *Hold) SoftReached() []AllowanceKind { return h.reached }
+// SoftReached are the claim's soft limits that were reached when the hold began.
+func (h *Hold) SoftReached() []SoftReached { return h.reached }
 
 // Extend reserves more for a request that outgrows its hold: amount, or where
 // an allowance has less left, at least least. Its errors are those of Hold.

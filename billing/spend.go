@@ -14,6 +14,12 @@ type SoftLimit struct {
 	Spend     Money
 }
 
+// SoftReached is a soft limit that is reached, and what was spent by then.
+type SoftReached struct {
+	SoftLimit
+	Spent Money
+}
+
 // SpendStore is what an authorizer needs of a store.
 type SpendStore interface {
 	Leases
@@ -95,18 +101,18 @@ func (f spends) gone(q *posting) {
 	}
 }
 
-// reached returns the kinds of the soft limits that are reached by what all
+// reached returns the soft limits that are reached by what all
 // nodes have settled in the store, and this one besides. What other nodes have
 // settled is known as of at most about a second ago. The first request of a
 // period waits a moment for the store to say it; if it does not, nobody is
 // warned until it does.
-func (a *Authorizer) reached(ctx context.Context, limits []SoftLimit) (kinds []AllowanceKind) {
+func (a *Authorizer) reached(ctx context.Context, limits []SoftLimit) (list []SoftReached) {
 	for _, l := range limits {
 		if spent, known := a.spent(ctx, l.Allowance); known && spent >= l.Spend {
-			kinds = append(kinds, l.Allowance.Kind)
+			list = append(list, SoftReached{SoftLimit: l, Spent: spent})
 		}
 	}
-	return kinds
+	return list
 }
 
 func (a *Authorizer) spent(ctx context.Context, id Allowance) (amount Money, known bool) {

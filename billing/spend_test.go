@@ -43,7 +43,14 @@ func (b *books) warned(t *testing.T, cost billing.Money, limits []billing.SoftLi
 	if err := h.Settle(&s); err != nil {
 		t.Fatal(err)
 	}
-	return h.SoftReached()
+	var kinds []billing.AllowanceKind
+	for _, r := range h.SoftReached() {
+		if r.Spent < r.Spend {
+			t.Errorf("%s is reached with %d of %d", r.Allowance.Kind, r.Spent, r.Spend)
+		}
+		kinds = append(kinds, r.Allowance.Kind)
+	}
+	return kinds
 }
 
 func TestSoftLimitsAreExactOnOneNode(t *testing.T) {

@@ -25,10 +25,20 @@ func (c *call) authorize() *refusal {
 		return c.refuseSpending(err)
 	}
 	c.hold, c.held = hold, hold.Amount()
-	if c.softLimits = hold.SoftReached(); len(c.softLimits) > 0 {
-		c.w.Header().Set("X-Budget-Warning", "approaching_limit")
-	}
+	c.warn(hold.SoftReached())
 	return nil
+}
+
+// warn tells the client, and whoever subscribes to events, of soft limits that
+// are reached.
+func (c *call) warn(reached []billing.SoftReached) {
+	if len(reached) == 0 {
+		return
+	}
+	c.w.Header().Set("X-Budget-Warning", "approaching_limit")
+	for i := range reached {
+		c.engine.events.budgetSoft(&reached[i])
+	}
 }
 
 // guessShare is the part of default_max_tokens that must be left for a request

@@ -47,11 +47,9 @@ type call struct {
 	rated    bool                 // the answer says what is left of them
 	hold     *billing.Hold        // nil before it is authorized and after it is settled
 	held     billing.Money        // what it reserves or reserved
-	// softLimits are those that are reached: the client is warned of them.
-	softLimits []billing.AllowanceKind
-	response   response
-	coverage   coverage // of a stream by its hold
-	abort      bool     // the client's connection is to be broken off
+	response response
+	coverage coverage // of a stream by its hold
+	abort    bool     // the client's connection is to be broken off
 }
 
 // newCall understands what the URL says. It returns nil for a path that is

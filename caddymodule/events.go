@@ -182,53 +182,55 @@ func (c *call) periodOf(refused *refusal) time.Time {
 	return time.Time{}
 }
 
-// softScope is whose spend a soft threshold is for.
+// softScope is whose spend a soft limit is for.
 type softScope struct {
 	organizationID string
-	kind           string // "organization", "project" or "key"
-	id             string
+	kind           billing.AllowanceKind
+	subject        string
 }
 
-// softBudget is a soft threshold that spend has reached.
-type softBudget struct {
-	softScope
-	period           billing.Period
-	start            time.Time
-	spent, threshold billing.Money
-}
-
-// softMark is the last period and threshold that was told.
+// softMark is the last period and limit that was told.
 type softMark struct {
-	start     time.Time
-	threshold billing.Money
+	start time.Time
+	limit billing.Money
 }
 
-// budgetSoft tells that spend has reached a soft threshold: once for each
-// period and threshold, however often it is called.
-func (e *events) budgetSoft(b softBudget) {
+// softKinds are what subscribers are told of whose spend it is.
+var softKinds = map[billing.AllowanceKind]string{
+	billing.Budget: "organization", billing.ProjectBudget: "project", billing.KeySpend: "key",
+}
+
+// budgetSoft tells that spend has reached a soft limit: once for each period
+// and limit, however often it is called.
+func (e *events) budgetSoft(r *billing.SoftReached) {
 	if !e.wanted(eventBudgetSoft) {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	last, told := e.soft[b.softScope]
+	scope := softScope{r.Allowance.OrganizationID, r.Allowance.Kind, r.Allowance.Subject}
+	start := r.Allowance.Start
+	last, told := e.soft[scope]
 	// A request of the period before may be the last to get here.
-	if told && (b.start.Before(last.start) || b.start.Equal(last.start) && b.threshold == last.threshold) {
+	if told && (start.Before(last.start) || start.Equal(last.start) && r.Spend == last.limit) {
 		return
 	}
 	data := map[string]any{
-		"organization_id": b.organizationID,
-		"kind":            b.kind,
-		"id":              b.id,
-		"period":          string(b.period),
-		"spent_nanos":     int64(b.spent),
-		"threshold_nanos": int64(b.threshold),
+		"organization_id": scope.organizationID,
+		"kind":            softKinds[scope.kind],
+		"id":              scope.subject,
+		"period":          string(r.Allowance.Period),
+		"spent_nanos":     int64(r.Spent),
+		"threshold_nanos": int64(r.Spend),
 	}
-	if b.period != billing.Never {
-		data["period_start"] = formatTime(b.start)
+	if scope.kind == billing.Budget {
+		data["id"] = scope.organizationID
+	}
+	if r.Allowance.Period != billing.Never {
+		data["period_start"] = formatTime(start)
 	}
 	if e.offer(eventBudgetSoft, data) {
-		e.soft[b.softScope] = softMark{b.start, b.threshold}
+		e.soft[scope] = softMark{start, r.Spend}
 	}
 }
 

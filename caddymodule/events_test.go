@@ -99,11 +99,16 @@ func TestEventsReachTheSubscribersOfTheConfigurationInForce(t *testing.T) {
 	wantExecuted(t, "second", eventLowBalance, billing.DefaultOrganization, "1000000000", "2500000000")
 	rated := n.key(t, func(k *billing.Key) { k.RateLimitRPM, k.UsageLimit = 1, &none })
 	at := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
-	n.app.engine.events.budgetSoft(softBudget{
-		softScope: softScope{billing.DefaultOrganization, "project", "apollo"},
-		period:    billing.Monthly, start: at, spent: 9, threshold: 8,
+	var warnedID string
+	warned := n.key(t, func(k *billing.Key) {
+		warnedID, k.UsageSoftLimit, k.UsageLimitReset = k.ID, &none, billing.Monthly
 	})
-	wantExecuted(t, "second", eventBudgetSoft, "project", "apollo", "9", "8", "monthly", "2026-11-01T00:00:00Z")
+	res = n.do(t, "POST", chat, warned, hello)
+	if got := res.Header.Get("X-Budget-Warning"); got != "approaching_limit" {
+		t.Errorf("X-Budget-Warning is %q", got)
+	}
+	month = n.row(t, res.Header.Get("X-Request-Id")).At.UTC().Format("2006-01") + "-01T00:00:00Z"
+	wantExecuted(t, "second", eventBudgetSoft, "key", warnedID, "0", "0", "monthly", month)
 	n.app.engine.events.breakerOpen("openai", "10 failures in a row", at)
 	wantExecuted(t, "second", eventBreakerOpen, "openai", "10 failures in a row", "2026-11-01T00:00:00Z")
 
@@ -190,9 +195,15 @@ func TestBudgetSoftIsToldOnceForEachPeriodAndThreshold(t *testing.T) {
 	e := subscribed(t, handlerFunc(func(caddy.Event) {}))
 	today := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
 	reach := func(id string, days int, threshold metering.Money) {
-		e.budgetSoft(softBudget{
-			softScope: softScope{"org", "key", id},
-			period:    billing.Daily, start: today.AddDate(0, 0, days), spent: 10, threshold: threshold,
+		e.budgetSoft(&billing.SoftReached{
+			SoftLimit: billing.SoftLimit{
+				Allowance: billing.Allowance{
+					OrganizationID: "org", Kind: billing.KeySpend, Subject: id,
+					Period: billing.Daily, Start: today.AddDate(0, 0, days),
+				},
+				Spend: threshold,
+			},
+			Spent: 10,
 		})
 	}
 	for range 3 {
