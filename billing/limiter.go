@@ -280,7 +280,9 @@ func (l *Limiter) await(ctx context.Context, claims []QuotaClaim, patience <-cha
 func (l *Limiter) refuses(c *QuotaClaim, since int64, waited time.Duration) bool {
 	w, now := c.window, time.Now()
 	switch {
-	case c.Amount > c.Limit, w.dry, now.Before(w.restsUntil):
+	case w.used+c.least() > c.Limit, c.Amount > c.Limit:
+		return true // whatever the store and other nodes have
+	case w.dry, now.Before(w.restsUntil):
 		return true
 	case w.serial <= since, !w.scarce:
 		return false // the store has more, for all that is known

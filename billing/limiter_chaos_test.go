@@ -2,6 +2,7 @@ package billing_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -282,5 +283,33 @@ func (c *chaos) checkNothingIsMissing() {
 		if ok := take(i, open(chaosOpen)); ok != (i < chaosOpen) {
 			c.t.Errorf("open request %d: passed %t", i+1, ok)
 		}
+	}
+}
+
+// What a node has used up by itself is refused without the store, whatever is
+// counted. What others may have is not known without it.
+func TestOwnUseIsRefusedWithoutTheStore(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []billing.QuotaKind{billing.KeyRPM, billing.OrganizationRPM, billing.KeyTPM, billing.KeyConcurrency} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			simulate(t, 2, func(t *testing.T, c *limiters, b *quotaBook) {
+				claim := claimOf(kind, "key", 3, 1)
+				for range 3 {
+					takeOne(t, c.nodes[0], claim)
+				}
+				b.set(func(b *quotaBook) { b.down = true })
+				began := time.Now()
+				got, ok := takeOne(t, c.nodes[0], claim)
+				if waited := time.Since(began); ok || got.Remaining != 0 || waited > 0 {
+					t.Errorf("passed %t, %d remaining, after %s", ok, got.Remaining, waited)
+				}
+				_, err := c.nodes[1].Take(t.Context(), []billing.QuotaClaim{claim})
+				if !errors.Is(err, billing.ErrUnavailable) {
+					t.Errorf("the other node: %v, want %v", err, billing.ErrUnavailable)
+				}
+				b.set(func(b *quotaBook) { b.down = false })
+			})
+		})
 	}
 }
