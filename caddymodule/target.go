@@ -44,11 +44,14 @@ type targets struct {
 // for it. What it may not use is left out; if nothing is left, it is refused.
 func (c *call) resolve() *refusal {
 	c.targets.asked = c.body
-	list, refused := c.app.findTargets(c.model)
-	if refused != nil {
+	name := c.model
+	list, refused := c.app.findTargets(name)
+	switch {
+	case refused == &refuseModelFormat && !c.key.allowsModel(name):
+		return &refuseModel
+	case refused != nil:
 		return refused
 	}
-	name := c.model
 	for _, step := range []struct {
 		keeps   func(target) bool
 		refusal *refusal

@@ -71,6 +71,7 @@ func TestModelsLeadToProviders(t *testing.T) {
 		{"provider without credential", "keyless/gpt-4o", onlyB, "400 provider not configured"},
 		{"provider not for this key", "a/gpt-4o", onlyB, "403 provider_not_allowed"},
 		{"model not for this key", "a/gpt-4o", mini, "403 model_not_allowed"},
+		{"model not for this key, that nobody knows", "large", mini, "403 model_not_allowed"},
 		{"target not for this key", "b/gpt-4o", ofA, "403 model_not_allowed"},
 		{"another protocol", "anthropic/claude-haiku-4-5", all, "400 provider not supported in unified mode"},
 		{"another protocol, inferred", "claude-haiku-4-5", all, "400 provider not supported in unified mode"},
