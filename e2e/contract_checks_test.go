@@ -11,16 +11,6 @@ type check struct {
 	situation
 	// explained tells that the answer has a message beside the error.
 	explained bool
-	// pending names what the row waits for: see notYet.
-	pending string
-}
-
-// notYet are the parts of the gateway that are still to come. Rows that wait
-// for one of them are left out until its line is taken away here.
-var notYet = map[string]bool{
-	"rates":       true, // of tokens, of requests at once, of organizations
-	"breaker":     true,
-	"soft budget": true,
 }
 
 // checks is the contract's table of checks and errors, in the order in which
@@ -55,7 +45,7 @@ var checks = []check{
 	{
 		status: http.StatusForbidden, error: "key_expired",
 		when:      "the key's time is over",
-		situation: situation{change: fields{"expires_at": "2020-01-01T00:00:00Z"}},
+		situation: situation{expired: true},
 	},
 	{
 		status: http.StatusForbidden, error: "ip_blocked",
@@ -92,7 +82,16 @@ var checks = []check{
 		when:      "the body is not JSON that can be understood",
 		situation: situation{request: cutBody},
 	},
-	// Here goes "model must use provider/model format", of unified mode.
+	{
+		status: http.StatusBadRequest, error: "model must use provider/model format",
+		when:      "the route is that of unified mode, and nobody knows whose the model is",
+		situation: situation{request: unplacedModel},
+	},
+	{
+		status: http.StatusBadRequest, error: "provider not supported in unified mode",
+		when:      "the route is that of unified mode, and the model's provider speaks another protocol",
+		situation: situation{request: otherProtocol},
+	},
 	{
 		status: http.StatusBadRequest, error: "model not priced", explained: true,
 		when:      "nobody knows what the request costs",
@@ -107,19 +106,16 @@ var checks = []check{
 		status: http.StatusTooManyRequests, error: "organization_rate_limited",
 		when:      "the organization's requests of this minute are used up",
 		situation: situation{organization: fields{"rate_limit_rpm": 1}, before: oneRequest},
-		pending:   "rates",
 	},
 	{
 		status: http.StatusTooManyRequests, error: "token_rate_limited", explained: true,
 		when:      "the request has more tokens than the key has left in this minute",
 		situation: situation{key: fields{"rate_limit_tpm": 50}, request: askForMore},
-		pending:   "rates",
 	},
 	{
 		status: http.StatusTooManyRequests, error: "concurrency_limited",
 		when:      "the key has as many open requests as it may",
 		situation: situation{key: fields{"max_concurrent": 1}, before: oneOpenRequest},
-		pending:   "rates",
 	},
 	{
 		status: http.StatusForbidden, error: "spend_exceeded",
@@ -132,7 +128,7 @@ var checks = []check{
 		situation: situation{penniless: true},
 	},
 	{
-		status: http.StatusForbidden, error: "budget_exceeded",
+		status: http.StatusForbidden, error: "budget_exceeded", explained: true,
 		when:      "the organization's budget is used up",
 		situation: situation{organization: fields{"max_dollars": "0"}},
 	},
@@ -150,7 +146,6 @@ var checks = []check{
 		status: http.StatusServiceUnavailable, error: "provider temporarily unavailable",
 		when:      "the provider has not answered for a while, and is not asked",
 		situation: situation{request: toProvider("broken"), broken: true},
-		pending:   "breaker",
 	},
 }
 
@@ -164,6 +159,28 @@ var impossible = []struct {
 	{
 		"unknown provider", []string{"missing proxy key"},
 		"a path of nobody's is the gateway's business only if a proxy key comes with it; else the next handler answers",
+	},
+	{
+		"unknown provider", unified,
+		"a path is that of unified mode, or it is under a provider's name or nobody's",
+	},
+	{
+		"invalid request path", unified,
+		"the path of unified mode is good, and any other is not its path",
+	},
+	{
+		"provider not configured", []string{"model must use provider/model format"},
+		"a model that is nobody's has no provider",
+	},
+	{
+		"provider_not_allowed", []string{"model must use provider/model format"},
+		"a model that is nobody's has no provider",
+	},
+	{
+		"model must use provider/model format", []string{
+			"provider not supported in unified mode", "model not priced", "upstream request failed", "provider temporarily unavailable",
+		},
+		"a model that is nobody's has no provider, no price, and nobody who is asked",
 	},
 	{
 		"unknown provider", []string{"provider not configured", "upstream request failed", "provider temporarily unavailable"},
@@ -184,22 +201,6 @@ var impossible = []struct {
 	{
 		"invalid proxy key", ofKeys,
 		"a key that nobody has has no conditions, and no organization",
-	},
-	{
-		"rate_limited", []string{"ledger unavailable"},
-		"what all gateways have counted is in the store: without it, nobody knows",
-	},
-	{
-		"organization_rate_limited", []string{"ledger unavailable"},
-		"what all gateways have counted is in the store: without it, nobody knows",
-	},
-	{
-		"token_rate_limited", []string{"ledger unavailable"},
-		"what all gateways have counted is in the store: without it, nobody knows",
-	},
-	{
-		"concurrency_limited", []string{"ledger unavailable"},
-		"what is open at all gateways is in the store: without it, nobody knows",
 	},
 	{
 		"spend_exceeded", []string{"ledger unavailable"},
@@ -226,16 +227,8 @@ var ofKeys = []string{
 	"spend_exceeded", "insufficient_credits", "budget_exceeded",
 }
 
-// landedChecks are the rows that wait for nothing.
-func landedChecks() []check {
-	var landed []check
-	for _, c := range checks {
-		if !notYet[c.pending] {
-			landed = append(landed, c)
-		}
-	}
-	return landed
-}
+// unified are the errors of unified mode.
+var unified = []string{"model must use provider/model format", "provider not supported in unified mode"}
 
 // whyImpossible says why no request can deserve both errors; "" if one can.
 func whyImpossible(upper, lower check) string {

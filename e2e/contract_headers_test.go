@@ -24,11 +24,21 @@ func perMinuteOfAll(limit, remaining string) map[string]string {
 	return map[string]string{"X-RateLimit-Org-Limit": limit, "X-RateLimit-Org-Remaining": remaining}
 }
 
+// tokensPerMinute are the headers of a key that may use so many tokens a minute.
+func tokensPerMinute(limit, remaining string) map[string]string {
+	return map[string]string{"X-RateLimit-Tokens-Limit": limit, "X-RateLimit-Tokens-Remaining": remaining}
+}
+
 var (
 	fivePerMinute  = fields{"rate_limit_rpm": 5}
 	ninePerMinute  = fields{"rate_limit_rpm": 9}
+	manyTokens     = fields{"rate_limit_tpm": 5000}
 	providersError = scripted("Status", "404")
 	smallSoftLimit = fields{"max_dollars": 10, "soft_dollars": "0.000000001"}
+	smallKeyLimit  = fields{"usage_limit_dollars": 10, "usage_soft_limit_dollars": "0.000000001"}
+
+	ofOrganization = map[string]string{"X-RateLimit-Scope": "organization"}
+	approaching    = map[string]string{"X-Budget-Warning": "approaching_limit"}
 )
 
 // limitHeaders are the headers that tell clients where they stand with limits.
@@ -36,6 +46,7 @@ var (
 var limitHeaders = []string{
 	"X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset",
 	"X-RateLimit-Org-Limit", "X-RateLimit-Org-Remaining", "X-RateLimit-Scope",
+	"X-RateLimit-Tokens-Limit", "X-RateLimit-Tokens-Remaining",
 	"X-Budget-Warning",
 }
 
@@ -46,7 +57,6 @@ var headers = []struct {
 	situation
 	status  int
 	headers map[string]string
-	pending string
 }{
 	{name: "a key without a limit", status: 200},
 	{
@@ -104,35 +114,80 @@ var headers = []struct {
 	// An organization's requests per minute are beside those of the key.
 	{
 		name: "nine a minute for all, the second", status: 200, headers: perMinuteOfAll("9", "7"),
-		situation: situation{organization: ninePerMinute, before: oneRequest}, pending: "rates",
+		situation: situation{organization: ninePerMinute, before: oneRequest},
 	},
 	{
 		name: "nine a minute for all, five for the key", status: 200,
 		headers:   merged(perMinute("5", "4"), perMinuteOfAll("9", "8")),
-		situation: situation{organization: ninePerMinute, key: fivePerMinute}, pending: "rates",
+		situation: situation{organization: ninePerMinute, key: fivePerMinute},
 	},
 	{
-		name: "one a minute for all, the second", status: 429,
-		headers:   merged(perMinuteOfAll("1", "0"), map[string]string{"X-RateLimit-Scope": "organization"}),
-		situation: situation{organization: fields{"rate_limit_rpm": 1}, before: oneRequest}, pending: "rates",
+		name: "nine a minute for all, revoked", status: 403, headers: perMinuteOfAll("9", "9"),
+		situation: situation{organization: ninePerMinute, revoked: true},
+	},
+	{
+		name: "nine a minute for all, one for the key, the second", status: 429,
+		headers:   merged(perMinute("1", "0"), perMinuteOfAll("9", "8")),
+		situation: situation{organization: ninePerMinute, key: fields{"rate_limit_rpm": 1}, before: oneRequest},
+	},
+	{
+		name: "one a minute for all, the second", status: 429, headers: merged(perMinuteOfAll("1", "0"), ofOrganization),
+		situation: situation{organization: fields{"rate_limit_rpm": 1}, before: oneRequest},
 	},
 
-	// A soft budget that is reached warns, and refuses nothing.
+	// A key's tokens per minute: what the request may use is taken off.
 	{
-		name: "a soft budget, nothing spent", status: 200,
-		situation: situation{organization: smallSoftLimit}, pending: "soft budget",
+		name: "tokens a minute, about 27 and up to 99 more", status: 200, headers: tokensPerMinute("5000", "4874"),
+		situation: situation{key: manyTokens, request: askForMore},
 	},
 	{
-		name: "a soft budget, reached", status: 200, headers: map[string]string{"X-Budget-Warning": "approaching_limit"},
-		situation: situation{organization: smallSoftLimit, before: oneCompletion}, pending: "soft budget",
+		name: "tokens a minute, for nothing", status: 200, headers: tokensPerMinute("5000", "5000"),
+		situation: situation{key: manyTokens, request: askForList},
+	},
+	{
+		name: "tokens a minute, revoked", status: 403, headers: tokensPerMinute("5000", "5000"),
+		situation: situation{key: manyTokens, revoked: true},
+	},
+	{
+		name: "tokens a minute, too few", status: 429, headers: tokensPerMinute("50", "50"),
+		situation: situation{key: fields{"rate_limit_tpm": 50}, request: askForMore},
+	},
+
+	// Open requests have no header.
+	{
+		name: "one at once, the second", status: 429,
+		situation: situation{key: fields{"max_concurrent": 1}, before: oneOpenRequest},
+	},
+
+	// A soft limit that is reached warns, and refuses nothing.
+	{
+		name: "a soft budget, nothing spent", status: 200,
+		situation: situation{organization: smallSoftLimit},
+	},
+	{
+		name: "a soft budget, reached", status: 200, headers: approaching,
+		situation: situation{organization: smallSoftLimit, before: oneCompletion},
+	},
+	{
+		name: "a project's soft budget, nothing spent", status: 200,
+		situation: situation{project: smallSoftLimit},
+	},
+	{
+		name: "a project's soft budget, reached", status: 200, headers: approaching,
+		situation: situation{project: smallSoftLimit, before: oneCompletion},
+	},
+	{
+		name: "a key's soft limit, nothing spent", status: 200,
+		situation: situation{key: smallKeyLimit},
+	},
+	{
+		name: "a key's soft limit, reached", status: 200, headers: approaching,
+		situation: situation{key: smallKeyLimit, before: oneCompletion},
 	},
 }
 
 func (c *contract) testHeaders(t *testing.T) {
 	for _, tt := range headers {
-		if notYet[tt.pending] {
-			continue
-		}
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			a, err := c.ask(t.Context(), goodRequests["gemini"], tt.situation)

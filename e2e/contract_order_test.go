@@ -17,7 +17,7 @@ import (
 // testChecks tries each row of the table alone, at each protocol.
 func (c *contract) testChecks(t *testing.T) {
 	for protocol, good := range goodRequests {
-		for _, want := range landedChecks() {
+		for _, want := range checks {
 			t.Run(protocol+"/"+want.error, func(t *testing.T) {
 				t.Parallel()
 				a, err := c.ask(t.Context(), marked(good), want.situation)
@@ -34,9 +34,8 @@ func (c *contract) testChecks(t *testing.T) {
 // testOrder tries each pair of rows: the request deserves both errors, and gets
 // the one that stands first.
 func (c *contract) testOrder(t *testing.T) {
-	rows := landedChecks()
-	for i, upper := range rows {
-		for _, lower := range rows[i+1:] {
+	for i, upper := range checks {
+		for _, lower := range checks[i+1:] {
 			if whyImpossible(upper, lower) != "" {
 				continue
 			}
@@ -181,7 +180,7 @@ func TestChecksAreDocumented(t *testing.T) {
 	_, section, _ := strings.Cut(string(document), "\n## Errors on proxy routes\n")
 	section, _, _ = strings.Cut(section, "\n## ")
 	var want, got []string
-	for _, c := range landedChecks() {
+	for _, c := range checks {
 		want = append(want, fmt.Sprintf("%d %s", c.status, c.error))
 	}
 	for _, row := range regexp.MustCompile("(?m)^\\| (\\d+) \\| `([^`]+)` \\| .+ \\|$").FindAllStringSubmatch(section, -1) {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -44,7 +45,10 @@ func TestSDKsRaiseTheirOwnErrors(t *testing.T) {
 		for sdk, raise := range map[string]func(context.Context, string) (sdkFailure, error){
 			"openai": raiseOpenAI, "anthropic": raiseAnthropic, "gemini": raiseGemini,
 		} {
-			for _, want := range sdkChecks() {
+			for _, want := range checks {
+				if !raises(sdk, want) {
+					continue
+				}
 				t.Run("go/"+sdk+"/"+want.error, func(t *testing.T) {
 					got, err := raise(t.Context(), situationURL(base, want))
 					if err != nil {
@@ -72,8 +76,8 @@ func TestSDKsRaiseTheirOwnErrors(t *testing.T) {
 				Classes map[string]string `json:"classes"`
 			}
 			var rows []row
-			for _, want := range sdkChecks() {
-				rows = append(rows, row{situationURL(base, want), want.status, want.error, classesOf(t, want.status)})
+			for _, want := range checks {
+				rows = append(rows, row{situationURL(base, want), want.status, want.error, classesOf(t, want)})
 			}
 			runNode(t, "contract", map[string]any{"checks": rows})
 		})
@@ -84,27 +88,32 @@ func TestSDKsRaiseTheirOwnErrors(t *testing.T) {
 // which SDK it is for, so it has the gateway's own shape.
 const onNoRoute = "unknown provider"
 
-// sdkChecks are the rows of the table of errors that SDKs may get.
-func sdkChecks() []check {
-	return slices.DeleteFunc(landedChecks(), func(c check) bool { return c.error == onNoRoute })
+// raises tells whether an SDK may get the error. Unified mode is for OpenAI's.
+func raises(sdk string, c check) bool {
+	return c.error != onNoRoute && (sdk == "openai" || !slices.Contains(unified, c.error))
 }
 
-// classesOf are the classes of a status, by SDK.
-func classesOf(t *testing.T, status int) map[string]string {
+// classesOf are the classes of an error, by SDK.
+func classesOf(t *testing.T, want check) map[string]string {
 	t.Helper()
 	for _, c := range sdkClasses {
-		if c.status == status {
-			return map[string]string{"openai": c.openAI, "anthropic": c.anthropic, "gemini": c.gemini}
+		if c.status == want.status {
+			classes := map[string]string{"openai": c.openAI, "anthropic": c.anthropic, "gemini": c.gemini}
+			maps.DeleteFunc(classes, func(sdk, _ string) bool { return !raises(sdk, want) })
+			return classes
 		}
 	}
-	t.Fatalf("no classes for status %d", status)
+	t.Fatalf("no classes for status %d", want.status)
 	return nil
 }
 
 // situationURL is where SDKs find the gateway in the situation of a check.
 func situationURL(base string, c check) string {
-	return base + "/" + strings.ReplaceAll(c.error, " ", "-")
+	return base + "/" + situationName(c)
 }
+
+// situationName is a check's error as a part of a path.
+func situationName(c check) string { return strings.NewReplacer(" ", "-", "/", "-").Replace(c.error) }
 
 // serveSituation stands between an SDK and the gateway. It brings the situation
 // that the path begins with about, and does to the SDK's request what that
@@ -136,7 +145,7 @@ func (c *contract) passOn(r *http.Request) (answer, error) {
 		header: r.Header, body: string(body),
 	}
 	for _, row := range checks {
-		if strings.ReplaceAll(row.error, " ", "-") == parts[1] {
+		if situationName(row) == parts[1] {
 			return c.ask(r.Context(), marked(request), row.situation)
 		}
 	}

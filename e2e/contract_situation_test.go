@@ -19,13 +19,15 @@ type situation struct {
 	organization fields
 	// penniless is an organization that never bought credits.
 	penniless bool
+	// project are fields of PUT /v1/projects/{name}, of the key's project.
+	project fields
 	// key are fields that the key is made with.
 	key fields
 	// before is what the key has been used for in this minute.
 	before use
 	// change are fields of the key that are changed after that.
-	change  fields
-	revoked bool
+	change           fields
+	expired, revoked bool
 	// request alters the request.
 	request func(*proxyRequest)
 	// noLedger is a ledger that takes nothing.
@@ -47,6 +49,8 @@ const (
 	refusedHeader = "X-Must-Not-Arrive"
 	// stayOpenHeader makes the provider begin its answer and not end it.
 	stayOpenHeader = "X-Stay-Open"
+	// projectName is the project of keys that have one.
+	projectName = "contract"
 )
 
 // unknownKey has the form of a proxy key.
@@ -56,8 +60,10 @@ var unknownKey = "sk-proxy-" + strings.Repeat("f", 64)
 // by one.
 type proxyRequest struct {
 	method string
-	// provider is the first part of the path, and path is the rest.
+	// provider is the first part of the path, and path is the rest. In unified
+	// mode path is all of it.
 	provider, path string
+	unified        bool
 	// model is what the path or the body says.
 	model  string
 	header http.Header
@@ -90,11 +96,13 @@ var goodRequests = map[string]proxyRequest{
 // What a situation may alter about a request.
 
 // toProvider sends the request to the provider of the same protocol whose name
-// ends in this.
+// ends in this. In unified mode it is in the model.
 func toProvider(kind string) func(*proxyRequest) {
 	return func(r *proxyRequest) {
 		protocol, _, _ := strings.Cut(r.provider, "-")
-		r.provider = protocol + "-" + kind
+		name := protocol + "-" + kind
+		r.body = strings.Replace(r.body, `"`+r.provider+"/", `"`+name+"/", 1)
+		r.provider = name
 	}
 }
 
@@ -112,6 +120,25 @@ func unheardOfModel(r *proxyRequest) {
 	name := r.model + "-unheard-of"
 	r.path = strings.Replace(r.path, r.model, name, 1)
 	r.body = strings.Replace(r.body, r.model, name, 1)
+	r.model = name
+}
+
+// unplacedModel asks in unified mode for a model that nobody knows.
+func unplacedModel(r *proxyRequest) { unify(r, "nobody-knows-whose") }
+
+// otherProtocol asks in unified mode for a model whose provider speaks another
+// protocol than OpenAI's.
+func otherProtocol(r *proxyRequest) {
+	if r.provider == "openai" {
+		r.provider, r.model = "gemini", goodRequests["gemini"].model
+	}
+	unify(r, r.provider+"/"+r.model)
+}
+
+// unify makes it a request in unified mode, for up to 99 tokens.
+func unify(r *proxyRequest, model string) {
+	r.unified, r.path = true, "/v1/chat/completions"
+	r.body = fmt.Sprintf(`{"model": %q, "max_tokens": 99, "messages": [{"role": "user", "content": "hello"}]}`, model)
 }
 
 // askForMore asks for up to 99 tokens, as Anthropic's request does anyway.
@@ -123,6 +150,9 @@ func askForMore(r *proxyRequest) {
 		r.body = strings.Replace(r.body, "{", `{"generationConfig": {"maxOutputTokens": 99}, `, 1)
 	}
 }
+
+// askForList turns Gemini's request into one for a list, which costs nothing.
+func askForList(r *proxyRequest) { r.method, r.path, r.body = http.MethodGet, "/v1beta/models", "" }
 
 // scripted makes the provider answer as the sandbox's script says.
 func scripted(name, value string) func(*proxyRequest) {
@@ -166,7 +196,11 @@ func (r *proxyRequest) send(ctx context.Context, gateway string) (answer, error)
 
 // open sends the request and returns when the answer begins.
 func (r *proxyRequest) open(ctx context.Context, gateway string) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, r.method, gateway+"/"+r.provider+r.path, strings.NewReader(r.body))
+	url := gateway + "/" + r.provider + r.path
+	if r.unified {
+		url = gateway + r.path
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, url, strings.NewReader(r.body))
 	if err != nil {
 		return nil, fmt.Errorf("make request: %w", err)
 	}
@@ -250,11 +284,12 @@ func (c *contract) askOnce(ctx context.Context, good proxyRequest, situations []
 
 // createSituation makes the key, and what is around it.
 func createSituation(ctx context.Context, g *gateway, situations []situation) (createdKey, error) {
-	key, budget := fields{"name": "contract"}, fields{}
+	key, budget, project := fields{"name": "contract"}, fields{}, fields{}
 	penniless := false
 	for _, s := range situations {
 		maps.Copy(key, s.key)
 		maps.Copy(budget, s.organization)
+		maps.Copy(project, s.project)
 		penniless = penniless || s.penniless
 	}
 	var created createdKey
@@ -268,18 +303,29 @@ func createSituation(ctx context.Context, g *gateway, situations []situation) (c
 			return created, err
 		}
 	}
+	if len(project) > 0 {
+		if err := g.call(ctx, http.MethodPut, "/v1/projects/"+projectName, project, nil); err != nil {
+			return created, err
+		}
+		key["project"] = projectName
+	}
 	return created, g.call(ctx, http.MethodPost, "/v1/keys", key, &created)
 }
 
 // changeKey is what happens to the key after its first use.
 func changeKey(ctx context.Context, g *gateway, id string, situations []situation) error {
-	change, revoked := fields{}, false
+	change, expired, revoked := fields{}, false, false
 	for _, s := range situations {
 		maps.Copy(change, s.change)
-		revoked = revoked || s.revoked
+		expired, revoked = expired || s.expired, revoked || s.revoked
 	}
 	if len(change) > 0 {
 		if err := g.call(ctx, http.MethodPatch, "/v1/keys/"+id, change, nil); err != nil {
+			return err
+		}
+	}
+	if expired {
+		if err := expireKey(ctx, g, id); err != nil {
 			return err
 		}
 	}
@@ -289,14 +335,30 @@ func changeKey(ctx context.Context, g *gateway, id string, situations []situatio
 	return nil
 }
 
+// expireKey gives a key a short time to live, and waits until that is over. A
+// time that is over when the gateway hears of it is refused, which may take
+// longer than expected: then it gets more.
+func expireKey(ctx context.Context, g *gateway, id string) error {
+	var err error
+	for life := 50 * time.Millisecond; life < 10*time.Second; life *= 2 {
+		end := time.Now().Add(life)
+		if err = g.call(ctx, http.MethodPatch, "/v1/keys/"+id, fields{"expires_at": end.UTC()}, nil); err == nil {
+			time.Sleep(time.Until(end))
+			return nil
+		}
+	}
+	return err
+}
+
 // use is what a key does before the request that counts. What is still under
 // way is ended by end.
 type use func(ctx context.Context, g *gateway, key string) (end func(), err error)
 
-// oneRequest asks for a list, which costs nothing.
+// oneRequest asks for a list.
 func oneRequest(ctx context.Context, g *gateway, key string) (func(), error) {
 	r := goodRequests["gemini"]
-	r.method, r.path, r.body, r.key = http.MethodGet, "/v1beta/models", "", key
+	r.key = key
+	askForList(&r)
 	_, err := r.send(ctx, g.url)
 	return func() {}, err
 }
@@ -313,7 +375,8 @@ func oneCompletion(ctx context.Context, g *gateway, key string) (func(), error) 
 func oneOpenRequest(ctx context.Context, g *gateway, key string) (func(), error) {
 	ctx, cancel := context.WithCancel(ctx)
 	r := goodRequests["gemini"]
-	r.method, r.path, r.body, r.key = http.MethodGet, "/v1beta/models", "", key
+	r.key = key
+	askForList(&r)
 	r.header = r.header.Clone()
 	r.header.Set(stayOpenHeader, "1")
 	res, err := r.open(ctx, g.url)

@@ -130,7 +130,7 @@ func startNode(t *testing.T, conf config) *node {
 }
 
 // faultyProviders are three providers of each protocol: one without a
-// credential, and two that do not answer.
+// credential, and two that do not answer and are asked once.
 func faultyProviders() string {
 	const nobody = "http://127.0.0.1:1"
 	var b strings.Builder
@@ -138,7 +138,7 @@ func faultyProviders() string {
 		fmt.Fprintf(&b, "provider %s-keyless {\n protocol %s\n base_url %s\n }\n", protocol, protocol, nobody)
 		for _, kind := range []string{"away", "broken"} {
 			name := protocol + "-" + kind
-			fmt.Fprintf(&b, "provider %s {\n protocol %s\n base_url %s\n api_key {env.PROVIDER_KEY}\n }\n", name, protocol, nobody)
+			fmt.Fprintf(&b, "provider %s {\n protocol %s\n base_url %s\n api_key {env.PROVIDER_KEY}\n retries 0\n }\n", name, protocol, nobody)
 			fmt.Fprintf(&b, "price %s %s {\n input 1.00\n output 2.00\n }\n", name, r.model)
 		}
 	}
@@ -193,7 +193,8 @@ func (n *node) limitFiles(ctx context.Context, size string) error {
 }
 
 // breakProvider asks the provider of the request's protocol that is broken until
-// the gateway does not any more, with a key that may.
+// the gateway does not any more, with a key that may. If it will ask again in a
+// moment, so does this.
 func (n *node) breakProvider(ctx context.Context, r proxyRequest) error {
 	org, err := n.newOrganization(ctx)
 	if err != nil {
@@ -207,8 +208,11 @@ func (n *node) breakProvider(ctx context.Context, r proxyRequest) error {
 	toProvider("broken")(&r)
 	for range 20 {
 		a, err := r.send(ctx, n.url)
-		if err != nil || a.status == http.StatusServiceUnavailable {
+		switch refused := a.status == http.StatusServiceUnavailable; {
+		case err != nil, refused && a.header.Get("Retry-After") != "1":
 			return err
+		case refused:
+			time.Sleep(time.Second)
 		}
 	}
 	return errors.New("a provider that does not answer was asked 20 times")
