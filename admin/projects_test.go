@@ -3,6 +3,7 @@ package admin
 import (
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -92,7 +93,7 @@ func TestProjectsAreListedByNameWithTheirSpend(t *testing.T) {
 		t.Fatal("no second page")
 	}
 	second := decode[page](t, c.do(http.MethodGet, "/v1/projects?limit=2&cursor="+*first.NextCursor, ""))
-	got := append(first.Data, second.Data...)
+	got := slices.Concat(first.Data, second.Data)
 	if diff := cmp.Diff([]view{{"a", 0}, {"b", 1_000_000_002}, {"c", 0}}, got); diff != "" || second.NextCursor != nil {
 		t.Errorf("projects (-want +got):\n%s", diff)
 	}

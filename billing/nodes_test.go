@@ -219,10 +219,12 @@ func TestNodesShareALimitToTheEnd(t *testing.T) {
 
 // The end of a period comes in the middle of the load: each request counts in
 // its own, and both have the whole limit.
+//
+//nolint:tparallel // one at a time: it is a lot of load
 func TestLimitsAreExactAcrossAPeriodBoundary(t *testing.T) {
 	t.Parallel()
 	for _, p := range []billing.Period{billing.Daily, billing.Weekly, billing.Monthly} {
-		t.Run(string(p), func(t *testing.T) { // one at a time: it is a lot of load
+		t.Run(string(p), func(t *testing.T) {
 			onBothStores(t, func(t *testing.T, open func() billing.Store) { spendAcross(t, open, p) })
 		})
 	}

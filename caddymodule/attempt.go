@@ -25,7 +25,7 @@ import (
 // for as long as it may take to learn what the request cost.
 type attempt struct {
 	call       *call
-	ctx        context.Context
+	ctx        context.Context //nolint:containedctx // it is the attempt's own, which outlives the call of a method
 	cancel     context.CancelCauseFunc
 	client     <-chan struct{} // closed when the client has left
 	unwatch    func() bool
@@ -77,7 +77,7 @@ func (c *call) newAttempt(pass upstream.Pass) *attempt {
 // stream, for the whole of what is metered as a whole, and for the status of
 // an error.
 func (a *attempt) open() {
-	answer, err := a.provider.transport.RoundTrip(a.request())
+	answer, err := a.provider.transport.RoundTrip(a.request()) //nolint:bodyclose // the attempt's close does
 	if err != nil {
 		a.fail(err)
 		return
@@ -109,7 +109,7 @@ func (a *attempt) open() {
 // answer is accounted for as far as it has come.
 func (a *attempt) frame() error {
 	if a.content, a.decoded, a.undecodable = decode(a.answer); a.undecodable != nil {
-		return nil
+		return nil //nolint:nilerr // it is passed on as it is
 	}
 	c := a.call
 	a.framing = c.endpoint.ResponseFraming(a.answer.Header.Get("Content-Type"))

@@ -164,8 +164,6 @@ func startTroubled(t *testing.T, cases []troubled) *node {
 }
 
 // TestOneAnswerIsOneCharge lets the provider fail in every way it can.
-//
-//nolint:tparallel // Caddy has one configuration at a time; the subtests share it.
 func TestOneAnswerIsOneCharge(t *testing.T) {
 	cases := troubles()
 	n := startTroubled(t, cases)

@@ -96,6 +96,8 @@ FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%
 // TestChangesReachOtherGatewaysWithinASecond changes keys on one gateway and
 // measures how long another one goes on as before, when it is told of the
 // change and when it is not.
+//
+//nolint:tparallel // one change at a time: others would make the gateway read keys again, too
 func TestChangesReachOtherGatewaysWithinASecond(t *testing.T) {
 	t.Parallel()
 	a, b, db := startPair(t)
