@@ -204,6 +204,9 @@ func (a *Authorizer) lend(ctx context.Context, want []Want, ids []Allowance) ([]
 	if down {
 		return nil, errFenced
 	}
+	if err := a.giveBackRivals(ctx, ids); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
 	grants, err := a.store.Lease(ctx, a.node, want)
 	a.mu.Lock()
 	defer a.mu.Unlock()
