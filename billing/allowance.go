@@ -157,6 +157,24 @@ func (a Allowance) ended(now time.Time) bool {
 	return !end.IsZero() && !now.Before(end)
 }
 
+// Overlaps tells whether there is a time in the periods of both allowances.
+func (a Allowance) Overlaps(b Allowance) bool {
+	if a.Period == Never || b.Period == Never {
+		return true
+	}
+	return a.Start.Before(b.End()) && b.Start.Before(a.End())
+}
+
+// Payer is whose spend an allowance limits, in whatever period.
+type Payer struct {
+	OrganizationID string
+	Kind           AllowanceKind
+	Subject        string
+}
+
+// Payer returns whose spend the allowance limits.
+func (a Allowance) Payer() Payer { return Payer{a.OrganizationID, a.Kind, a.Subject} }
+
 // contains tells whether t is in the allowance's period.
 func (a Allowance) contains(t time.Time) bool {
 	return a.Period == Never || !t.Before(a.Start) && !a.ended(t)

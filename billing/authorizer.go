@@ -89,6 +89,9 @@ type Authorizer struct {
 
 	mu     sync.Mutex
 	leases map[Allowance]*lease
+	// periods has the allowances of the leases, of each organization, project
+	// and key.
+	periods map[Payer][]Allowance
 	// stale tells that the outcome of an operation on the store is unknown,
 	// so that the leases must be read from it before more is leased.
 	stale bool
@@ -130,7 +133,7 @@ func NewAuthorizer(store SpendStore, journal Journal, poster *Poster, options Op
 	a := &Authorizer{
 		store: store, journal: journal, poster: poster,
 		node: poster.node, options: options,
-		leases: make(map[Allowance]*lease), attention: make(map[Allowance]bool),
+		leases: make(map[Allowance]*lease), periods: make(map[Payer][]Allowance), attention: make(map[Allowance]bool),
 		recalled: make(map[Allowance]bool),
 		kick:     make(chan struct{}, 1), stop: stop,
 	}

@@ -109,6 +109,10 @@ func (a *Authorizer) Asked(ids []Allowance) {
 			l.asked = now
 			a.attend(id)
 		}
+		for other, l := range a.rivals(id) {
+			l.asked = now
+			a.attend(other)
+		}
 	}
 }
 
@@ -146,7 +150,28 @@ func (a *Authorizer) giveBack(ctx context.Context, amount func(Allowance, *lease
 	if a.isFenced() {
 		return nil
 	}
-	back := a.takeBack(amount)
+	return a.returnLeases(ctx, a.takeBack(amount))
+}
+
+// giveBackRivals returns what is free of leases in the way of others. It needs
+// the poster's turn.
+func (a *Authorizer) giveBackRivals(ctx context.Context, ids []Allowance) error {
+	var back []Lease
+	a.mu.Lock()
+	for _, id := range ids {
+		for other, l := range a.rivals(id) {
+			if n := l.free(); n > 0 {
+				l.leased -= n
+				back = append(back, Lease{Allowance: other, Amount: n})
+			}
+		}
+	}
+	a.mu.Unlock()
+	return a.returnLeases(ctx, back)
+}
+
+// returnLeases returns what was taken out of leases in memory.
+func (a *Authorizer) returnLeases(ctx context.Context, back []Lease) error {
 	if len(back) == 0 {
 		return nil
 	}
@@ -168,7 +193,7 @@ func (a *Authorizer) takeBack(amount func(Allowance, *lease) Money) (back []Leas
 			l.leased -= n
 			back = append(back, Lease{Allowance: id, Amount: n})
 		} else if l.idle() {
-			delete(a.leases, id)
+			a.forget(id)
 		}
 	}
 	return back

@@ -204,6 +204,9 @@ func (a *Authorizer) lend(ctx context.Context, want []Want, ids []Allowance) ([]
 	if down {
 		return nil, errFenced
 	}
+	if err := a.giveBackRivals(ctx, ids); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
 	grants, err := a.store.Lease(ctx, a.node, want)
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -292,9 +295,10 @@ func (a *Authorizer) refuse(l *lease, g Grant) {
 	}
 	for i := 0; i < len(l.queue); {
 		w := l.queue[i]
-		w.heard, w.cause = true, nil
-		if missing := w.claim.least() - l.free() - l.promised - ending; missing > g.Elsewhere {
-			a.leave(w, answer{err: a.refusal(w)})
+		w.exceeded, w.cause = a.exceeded(w), nil
+		missing := w.claim.least() - l.free() - l.promised - ending
+		if w.exceeded != nil && missing > g.Elsewhere {
+			a.leave(w, answer{err: w.exceeded})
 			continue
 		}
 		i++

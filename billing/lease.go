@@ -3,6 +3,8 @@ package billing
 import (
 	"context"
 	"fmt"
+	"iter"
+	"slices"
 	"time"
 )
 
@@ -100,8 +102,33 @@ func (a *Authorizer) lease(id Allowance) *lease {
 	if l == nil {
 		l = &lease{}
 		a.leases[id] = l
+		p := id.Payer()
+		a.periods[p] = append(a.periods[p], id)
 	}
 	return l
+}
+
+// forget drops a lease of which nothing is known. The caller holds mu.
+func (a *Authorizer) forget(id Allowance) {
+	delete(a.leases, id)
+	p := id.Payer()
+	rest := slices.DeleteFunc(a.periods[p], func(other Allowance) bool { return other == id })
+	if a.periods[p] = rest; len(rest) == 0 {
+		delete(a.periods, p)
+	}
+}
+
+// rivals returns the node's leases of the same limit in other periods that
+// overlap the allowance's: of before the limit got another period, or weeks
+// another start. The caller holds mu.
+func (a *Authorizer) rivals(id Allowance) iter.Seq2[Allowance, *lease] {
+	return func(yield func(Allowance, *lease) bool) {
+		for _, other := range a.periods[id.Payer()] {
+			if other != id && other.Overlaps(id) && !yield(other, a.leases[other]) {
+				return
+			}
+		}
+	}
 }
 
 // occupy marks leases as being changed in the store. The caller holds mu.

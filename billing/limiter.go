@@ -211,8 +211,10 @@ const (
 	// not use. More is drawn every pullEvery meanwhile.
 	probeFor = 250 * time.Millisecond
 	// restAfter is how long requests are refused without asking the store
-	// again, after it had nothing left.
-	restAfter = 100 * time.Millisecond
+	// again, after it had nothing left: twice as long after each time that it
+	// has nothing again, up to restAtMost.
+	restAfter  = 100 * time.Millisecond
+	restAtMost = time.Second
 )
 
 // wait waits for draws until all claims can be taken, or one is refused. The
@@ -280,9 +282,9 @@ func (l *Limiter) await(ctx context.Context, claims []QuotaClaim, patience <-cha
 func (l *Limiter) refuses(c *QuotaClaim, since int64, waited time.Duration) bool {
 	w, now := c.window, time.Now()
 	switch {
-	case w.used+c.least() > c.Limit, c.Amount > c.Limit:
+	case c.Amount > c.Limit, w.used+c.least() > c.Limit:
 		return true // whatever the store and other nodes have
-	case w.dry, now.Before(w.restsUntil):
+	case w.dry, w.rests(now) && c.least() >= w.refused:
 		return true
 	case w.serial <= since, !w.scarce:
 		return false // the store has more, for all that is known
@@ -293,7 +295,7 @@ func (l *Limiter) refuses(c *QuotaClaim, since int64, waited time.Duration) bool
 		return false
 	}
 	w.withheld = w.elsewhere.UnusedElsewhere
-	w.restsUntil = now.Add(restAfter)
+	w.restFrom(now, c.least())
 	return true
 }
 

@@ -55,8 +55,12 @@ func (l *Limiter) keep(ctx context.Context) {
 		}
 		err := l.draw(ctx, l.drafts(now))
 		if err == nil && now.Sub(swept) >= sweepEvery {
-			swept = now
-			err = l.sweep(ctx)
+			var more bool
+			if more, err = l.sweep(ctx); more {
+				signal(l.kick) // after the next draws, which requests may wait for
+			} else {
+				swept = now
+			}
 		}
 		if err != nil && ctx.Err() == nil {
 			l.options.Failed(err)
@@ -263,6 +267,9 @@ func (l *Limiter) apply(drafts []draft, drawn []Drawn) (ask []Quota) {
 		w.granted, w.elsewhere = drawn[i].Granted, drawn[i]
 		w.reported, w.open, w.serial, w.answered = d.Used, false, d.Serial, d.sent
 		w.scarce = w.granted < d.Want || w.granted < d.Used+d.needed
+		if w.granted > d.Used {
+			w.rest = 0
+		}
 		if w.needed == 0 || !w.scarce || now.Sub(w.asking) < askEvery {
 			continue
 		}
@@ -276,10 +283,11 @@ func (l *Limiter) apply(drafts []draft, drawn []Drawn) (ask []Quota) {
 	return ask
 }
 
-// sweep removes minutes from the store that have ended for all nodes.
-func (l *Limiter) sweep(ctx context.Context) error {
+// sweep removes minutes from the store that have ended for all nodes: some at a
+// time.
+func (l *Limiter) sweep(ctx context.Context) (more bool, err error) {
 	if !l.counts() {
-		return nil
+		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 	defer cancel()

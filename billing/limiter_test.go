@@ -393,3 +393,48 @@ func BenchmarkTake(b *testing.B) {
 		}
 	}
 }
+
+// A request that is too large for what is left does not stand in the way of
+// others.
+func TestALargeRequestBlocksNoSmallOnes(t *testing.T) {
+	t.Parallel()
+	simulate(t, 2, func(t *testing.T, c *limiters, _ *quotaBook) {
+		tokens := func(n int64) billing.QuotaClaim { return claimOf(billing.KeyTPM, "key", 1000, n) }
+		if _, ok := takeOne(t, c.nodes[0], tokens(200)); !ok {
+			t.Fatal("refused the first")
+		}
+		for i := range 8 {
+			if _, ok := takeOne(t, c.nodes[1], tokens(900)); ok {
+				t.Error("900 tokens passed")
+			}
+			if _, ok := takeOne(t, c.nodes[1], tokens(100)); !ok {
+				t.Errorf("refused %d00 of the 800 tokens that are left", i+1)
+			}
+		}
+	})
+}
+
+// A client that goes on above its limit asks the store ever less often, also
+// where something may come back at any time.
+func TestTheStoreIsAskedLessOftenInVain(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []billing.QuotaKind{billing.KeyTPM, billing.KeyConcurrency} {
+		simulate(t, 2, func(t *testing.T, c *limiters, b *quotaBook) {
+			claim := claimOf(kind, "key", 10, 1)
+			for range 10 {
+				takeOne(t, c.nodes[0], claim)
+			}
+			time.Sleep(2 * time.Second)
+			before := b.drawn()
+			for range 2000 {
+				time.Sleep(10 * time.Millisecond)
+				if _, ok := takeOne(t, c.nodes[1], claim); ok {
+					t.Fatal("passed above the limit")
+				}
+			}
+			if draws := b.drawn() - before; draws > 150 {
+				t.Errorf("%s: %d draws in 20 seconds of refusals", kind, draws)
+			}
+		})
+	}
+}

@@ -52,8 +52,11 @@ type window struct {
 	fresh         bool
 	// dry tells that nothing can come any more.
 	dry bool
-	// restsUntil is when to ask the store again.
+	// restsUntil is when to ask the store again, rest for how long that was, and
+	// refused the least that was refused since: for less than that it is asked.
 	restsUntil time.Time
+	rest       time.Duration
+	refused    int64
 	// withheld is what others had unused and did not give back.
 	withheld int64
 	// asked is when other nodes last asked for some of it, asking when this one
@@ -109,7 +112,7 @@ func (c *counter) limit(n int64) {
 	c.plan(1, 0, false)
 	for _, w := range c.windows {
 		w.granted = min(w.granted, max(n, w.used))
-		w.dry, w.scarce, w.restsUntil = false, false, time.Time{}
+		w.dry, w.scarce, w.restsUntil, w.rest = false, false, time.Time{}, 0
 	}
 }
 
@@ -163,6 +166,19 @@ func (w *window) need(amount, least int64) {
 	}
 	w.needed += amount
 	w.fresh = true
+}
+
+// rests tells whether the store is not to be asked again yet.
+func (w *window) rests(now time.Time) bool { return now.Before(w.restsUntil) }
+
+// restFrom makes the store rest that did not have so much.
+func (w *window) restFrom(now time.Time, amount int64) {
+	if w.rests(now) { // that had even less
+		w.refused = amount
+		return
+	}
+	w.rest = min(max(restAfter, 2*w.rest), restAtMost)
+	w.restsUntil, w.refused = now.Add(w.rest), amount
 }
 
 // target is how much the node wants to have, when no request waits.

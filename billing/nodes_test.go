@@ -318,7 +318,7 @@ func TestUnusedLeasesAreGivenBackOnRequest(t *testing.T) {
 // and not before, it has stopped to spend them.
 func TestLeasesOfADeadNodeAreGivenBack(t *testing.T) {
 	t.Parallel()
-	const ttl = 300 * time.Millisecond
+	const ttl = 2 * shortTTL
 	onBothStores(t, func(t *testing.T, open func() billing.Store) {
 		c := startCluster(t, 2, open, billing.Options{Patience: 50 * time.Millisecond})
 		dead, alive := c.nodes[0], c.nodes[1]

@@ -70,8 +70,9 @@ type Quotas interface {
 	// another quota. The answer has the order of the draws.
 	Draw(ctx context.Context, node string, draws []Draw) ([]Drawn, error)
 	// ForgetQuotas removes what was counted in minutes that began before the
-	// given time. A call removes a bounded number.
-	ForgetQuotas(ctx context.Context, before time.Time) error
+	// given time. A call removes a bounded number, and tells whether there may be
+	// more.
+	ForgetQuotas(ctx context.Context, before time.Time) (more bool, err error)
 	// AskForQuotas asks all other nodes to give back what they have not used.
 	// It is a hint, and may get lost.
 	AskForQuotas(ctx context.Context, node string, quotas []Quota) error

@@ -86,13 +86,13 @@ func (b *quotaBook) drawOne(node string, d billing.Draw) (drawn billing.Drawn) {
 	return drawn
 }
 
-func (b *quotaBook) ForgetQuotas(_ context.Context, before time.Time) error {
+func (b *quotaBook) ForgetQuotas(_ context.Context, before time.Time) (more bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	maps.DeleteFunc(b.rows, func(q billing.Quota, _ map[string]billing.Draw) bool {
 		return q.Kind != billing.KeyConcurrency && q.Start.Before(before)
 	})
-	return nil
+	return false, nil
 }
 
 func (b *quotaBook) AskForQuotas(_ context.Context, node string, quotas []billing.Quota) error {

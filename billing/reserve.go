@@ -1,6 +1,7 @@
 package billing
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -14,9 +15,10 @@ type waiter struct {
 	answer chan answer // 1 deep
 	// cause is why nothing comes, if it is not that others hold it all.
 	cause error
-	// heard tells that the store has answered since it waits.
-	heard bool
-	done  bool
+	// exceeded is the limit that the store had too little of, when it said so
+	// last.
+	exceeded error
+	done     bool
 }
 
 // answer is what a claim got, or why it got nothing.
@@ -189,37 +191,37 @@ func (a *Authorizer) await(ctx context.Context, w *waiter, deadline time.Time) (
 }
 
 // giveUp takes a claim out of the queues and returns why, unless it has its
-// answer, or has not heard of the store yet and there is time left for that.
+// answer, or the store has not said yet that there is too little, and there is
+// time left for that.
 func (a *Authorizer) giveUp(ctx context.Context, w *waiter, last time.Time) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	var err error
-	switch {
-	case w.done:
+	if w.done {
 		return nil
+	}
+	err := cmp.Or(w.cause, a.exceeded(w))
+	switch {
 	case ctx.Err() != nil:
 		err = fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
-	case !w.heard && w.cause == nil && time.Now().Before(last):
+	case err == nil && time.Now().Before(last):
 		return nil
-	default:
-		err = a.refusal(w)
+	case err == nil:
+		err = ErrUnavailable
 	}
 	a.leave(w, answer{err: err})
 	return err
 }
 
-// refusal is why a claim has waited in vain: the first of its allowances that
-// the store has too little of. The caller holds mu.
-func (a *Authorizer) refusal(w *waiter) error {
-	if w.cause != nil {
-		return w.cause
-	}
+// exceeded returns the limit that a claim has waited for in vain: the first of
+// its allowances that the store has too little of, or had; nil if it has never
+// said so. The caller holds mu.
+func (a *Authorizer) exceeded(w *waiter) error {
 	for _, id := range w.claim.Allowances {
 		if l := a.leases[id]; l.dry && l.free() < w.claim.least() {
 			return exceeded(id.Kind)
 		}
 	}
-	return ErrUnavailable // the store has not answered in time
+	return w.exceeded
 }
 
 // leave answers a waiter and takes it out of all queues. The caller holds mu.

@@ -50,23 +50,14 @@ type spend struct {
 }
 
 // spends are those that are followed, of each organization, project and key.
-type spends map[payer][]*spend
-
-// payer is who an allowance is of, in whatever period.
-type payer struct {
-	org     string
-	kind    AllowanceKind
-	subject string
-}
-
-func payerOf(a Allowance) payer { return payer{a.OrganizationID, a.Kind, a.Subject} }
+type spends map[Payer][]*spend
 
 // counting returns those that a settlement counts in.
 func (f spends) counting(s *Settlement) (list []*spend) {
 	if len(f) == 0 || s.Cost <= 0 {
 		return nil
 	}
-	for _, p := range [...]payer{
+	for _, p := range [...]Payer{
 		{s.OrganizationID, Budget, ""}, {s.OrganizationID, ProjectBudget, s.Project}, {s.OrganizationID, KeySpend, s.KeyID},
 	} {
 		for _, known := range f[p] {
@@ -147,7 +138,7 @@ func (a *Authorizer) spent(ctx context.Context, id Allowance) (amount Money, kno
 // follow returns the spend in an allowance, which is followed from now on. The
 // caller holds mu.
 func (p *Poster) follow(id Allowance) (s *spend, isNew bool) {
-	now, of := time.Now(), payerOf(id)
+	now, of := time.Now(), id.Payer()
 	for _, s := range p.spends[of] {
 		if s.allowance == id {
 			s.used = now

@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -42,7 +43,7 @@ type events struct {
 	told perMinute // limits that were reached, by key and limit
 
 	mu   sync.Mutex
-	soft map[softScope]softMark
+	soft map[billing.Payer]softMark
 }
 
 type event struct {
@@ -55,7 +56,7 @@ func newEvents(log *zap.Logger) *events {
 		log:   log,
 		queue: make(chan event, maxEvents),
 		ended: make(chan struct{}),
-		soft:  make(map[softScope]softMark),
+		soft:  make(map[billing.Payer]softMark),
 	}
 }
 
@@ -166,11 +167,14 @@ func (e *events) limitReached(c *call, refused *refusal) {
 // periodOf is the start of the period whose spend has reached a limit; zero
 // for limits that have none.
 func (c *call) periodOf(refused *refusal) time.Time {
-	kind := billing.Budget
-	switch refused.text {
-	case refuseSpend.text:
+	var kind billing.AllowanceKind
+	switch {
+	case refused.text == refuseSpend.text:
 		kind = billing.KeySpend
-	case refuseBudget.text:
+	case errors.Is(refused.cause, billing.ErrProjectBudgetExceeded):
+		kind = billing.ProjectBudget
+	case refused.text == refuseBudget.text:
+		kind = billing.Budget
 	default:
 		return time.Time{}
 	}
@@ -182,17 +186,19 @@ func (c *call) periodOf(refused *refusal) time.Time {
 	return time.Time{}
 }
 
-// softScope is whose spend a soft limit is for.
-type softScope struct {
-	organizationID string
-	kind           billing.AllowanceKind
-	subject        string
-}
-
 // softMark is the last period and limit that was told.
 type softMark struct {
-	start time.Time
-	limit billing.Money
+	allowance billing.Allowance
+	limit     billing.Money
+}
+
+// covers tells whether a soft limit need not be told after the mark: it is the
+// same, or a request of the period before was the last to get here.
+func (m softMark) covers(l billing.SoftLimit) bool {
+	if l.Allowance == m.allowance {
+		return l.Spend == m.limit
+	}
+	return l.Allowance.Start.Before(m.allowance.Start) && !l.Allowance.Overlaps(m.allowance)
 }
 
 // softKinds are what subscribers are told of whose spend it is.
@@ -208,29 +214,26 @@ func (e *events) budgetSoft(r *billing.SoftReached) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	scope := softScope{r.Allowance.OrganizationID, r.Allowance.Kind, r.Allowance.Subject}
-	start := r.Allowance.Start
-	last, told := e.soft[scope]
-	// A request of the period before may be the last to get here.
-	if told && (start.Before(last.start) || start.Equal(last.start) && r.Spend == last.limit) {
+	payer := r.Allowance.Payer()
+	if last, told := e.soft[payer]; told && last.covers(r.SoftLimit) {
 		return
 	}
 	data := map[string]any{
-		"organization_id": scope.organizationID,
-		"kind":            softKinds[scope.kind],
-		"id":              scope.subject,
+		"organization_id": payer.OrganizationID,
+		"kind":            softKinds[payer.Kind],
+		"id":              payer.Subject,
 		"period":          string(r.Allowance.Period),
 		"spent_nanos":     int64(r.Spent),
 		"threshold_nanos": int64(r.Spend),
 	}
-	if scope.kind == billing.Budget {
-		data["id"] = scope.organizationID
+	if payer.Kind == billing.Budget {
+		data["id"] = payer.OrganizationID
 	}
 	if r.Allowance.Period != billing.Never {
-		data["period_start"] = formatTime(start)
+		data["period_start"] = formatTime(r.Allowance.Start)
 	}
 	if e.offer(eventBudgetSoft, data) {
-		e.soft[scope] = softMark{start, r.Spend}
+		e.soft[payer] = softMark{r.Allowance, r.Spend}
 	}
 }
 

@@ -168,6 +168,7 @@ func TestLimitReachedIsToldOnceAMinuteForEachKeyAndLimit(t *testing.T) {
 	refuse := func(key string, refused refusal) {
 		c := &call{app: new(App), engine: e, key: &proxyKey{Key: billing.Key{ID: key}}}
 		c.key.organization.Budget, c.key.organization.BudgetPeriod = new(metering.Money), billing.Daily
+		c.key.project.Budget, c.key.project.BudgetPeriod = new(metering.Money), billing.Monthly
 		c.row.At, c.row.KeyID = now, key
 		e.events.limitReached(c, &refused)
 	}
@@ -177,6 +178,7 @@ func TestLimitReachedIsToldOnceAMinuteForEachKeyAndLimit(t *testing.T) {
 		refuse("key_2", refuseRate)
 		refuse("key_2", refuseModel)
 		refuse("key_2", refuseLedger)
+		refuse("key_3", *refuseBudget.because(billing.ErrProjectBudgetExceeded))
 	}
 	now = now.Add(time.Minute)
 	refuse("key_2", refuseRate)
@@ -184,7 +186,8 @@ func TestLimitReachedIsToldOnceAMinuteForEachKeyAndLimit(t *testing.T) {
 	for _, data := range e.events.queued() {
 		got = append(got, fmt.Sprint(data["key_id"], " ", data["limit"], " ", data["period_start"]))
 	}
-	want := []string{"key_1 rate_limited <nil>", "key_1 budget_exceeded 2026-11-23T00:00:00Z", "key_2 rate_limited <nil>", "key_2 rate_limited <nil>"}
+	want := []string{"key_1 rate_limited <nil>", "key_1 budget_exceeded 2026-11-23T00:00:00Z", "key_2 rate_limited <nil>",
+		"key_3 budget_exceeded 2026-11-01T00:00:00Z", "key_2 rate_limited <nil>"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("told (-want +got):\n%s", diff)
 	}
@@ -194,12 +197,13 @@ func TestBudgetSoftIsToldOnceForEachPeriodAndThreshold(t *testing.T) {
 	t.Parallel()
 	e := subscribed(t, handlerFunc(func(caddy.Event) {}))
 	today := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
+	period := billing.Daily
 	reach := func(id string, days int, threshold metering.Money) {
 		e.budgetSoft(&billing.SoftReached{
 			SoftLimit: billing.SoftLimit{
 				Allowance: billing.Allowance{
 					OrganizationID: "org", Kind: billing.KeySpend, Subject: id,
-					Period: billing.Daily, Start: today.AddDate(0, 0, days),
+					Period: period, Start: period.Start(today.AddDate(0, 0, days), billing.Sunday),
 				},
 				Spend: threshold,
 			},
@@ -214,11 +218,16 @@ func TestBudgetSoftIsToldOnceForEachPeriodAndThreshold(t *testing.T) {
 	reach("a", 1, 7)
 	reach("a", 0, 7) // a late request
 	reach("a", 1, 7)
+	period = billing.Monthly // which begins before the day that was told last
+	for range 2 {
+		reach("a", 1, 7)
+	}
 	var got []string
 	for _, data := range e.queued() {
 		got = append(got, fmt.Sprint(data["id"], " ", data["period_start"], " ", data["threshold_nanos"]))
 	}
-	want := []string{"a 2026-11-23T00:00:00Z 5", "b 2026-11-23T00:00:00Z 5", "a 2026-11-23T00:00:00Z 7", "a 2026-11-24T00:00:00Z 7"}
+	want := []string{"a 2026-11-23T00:00:00Z 5", "b 2026-11-23T00:00:00Z 5", "a 2026-11-23T00:00:00Z 7", "a 2026-11-24T00:00:00Z 7",
+		"a 2026-11-01T00:00:00Z 7"}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("told (-want +got):\n%s", diff)
 	}

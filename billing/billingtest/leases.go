@@ -103,6 +103,7 @@ func newLimits(t *testing.T, s billing.Store) {
 			next.Allowance.Start = p.Start(noon.AddDate(0, 0, 31), billing.Sunday)
 			equal(t, "room in the next "+string(p), lease(t, s, node, next)[0].Amount, 5*usd)
 		}
+		check(t, s.ReturnAll(t.Context(), node))
 	}
 	balanced(t, s)
 }
@@ -129,6 +130,7 @@ func newBudgets(t *testing.T, s billing.Store) {
 		equal(t, "room below what is leased of "+string(p), lease(t, s, node, budget(p, 1))[0].Amount, 0)
 		setBudget(t, s, nil, p)
 		equal(t, "room without a budget", lease(t, s, node, budget(p, usd))[0].Amount, usd)
+		check(t, s.ReturnAll(t.Context(), node))
 	}
 	balanced(t, s)
 }

@@ -127,9 +127,18 @@ func (m *model) allowance() billing.Allowance {
 	}
 }
 
-func (m *model) leased(a billing.Allowance) (sum billing.Money) {
-	for _, held := range m.leases {
-		sum += held[a]
+// leased is what all nodes, or the named ones, have of what may count in an
+// allowance.
+func (m *model) leased(a billing.Allowance, nodes ...string) (sum billing.Money) {
+	for node, held := range m.leases {
+		for b, amount := range held {
+			b, from, to := b, b.Start, b.End()
+			b.Period, b.Start = a.Period, a.Start
+			forEver := to.IsZero() || a.End().IsZero()
+			if b == a && (forEver || from.Before(a.End()) && a.Start.Before(to)) && (len(nodes) == 0 || slices.Contains(nodes, node)) {
+				sum += amount
+			}
+		}
 	}
 	return sum
 }
@@ -156,7 +165,7 @@ func (m *model) lease(node string) string {
 		w := billing.Want{Allowance: m.allowance(), Need: m.amount(40), Ahead: m.amount(20)}
 		a := w.Allowance
 		granted := billing.Grant{Lease: billing.Lease{Allowance: a, Amount: w.Need + w.Ahead}}
-		granted.Elsewhere = m.leased(a) - m.leases[node][a]
+		granted.Elsewhere = m.leased(a) - m.leased(a, node)
 		if limit, limited := m.limit(a); limited {
 			room := max(0, limit-m.settled[a]-m.leased(a))
 			granted.Amount = min(w.Need, room)

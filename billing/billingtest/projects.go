@@ -149,6 +149,7 @@ func newProjectBudgets(t *testing.T, s billing.Store) {
 	for _, p := range billing.Periods {
 		putProject(t, s, "search", pointer(5*usd), p)
 		equal(t, "room in "+string(p), lease(t, s, node, projectSpend(p, 9*usd))[0].Amount, 2*usd)
+		check(t, s.ReturnAll(t.Context(), node))
 	}
 	balanced(t, s)
 }

@@ -2,6 +2,7 @@ package billingtest
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ func testQuotas(t *testing.T, open Open) {
 		"each kind, subject and minute counts for itself":    keepsQuotasApart,
 		"the end of a process frees its open requests alone": freesConcurrency,
 		"ended minutes are forgotten":                        forgetsEndedMinutes,
+		"of many ended minutes nothing is left":              forgetsAll,
 		"draws of many nodes at once keep the limit":         drawsConcurrently,
 	})
 }
@@ -168,11 +170,45 @@ func freesConcurrency(t *testing.T, s billing.Store) {
 func forgetsEndedMinutes(t *testing.T, s billing.Store) {
 	draw(t, s, "a", keyRPM(), 10, 3, 3)
 	draw(t, s, "a", concurrency(), 10, 3, 3)
-	check(t, s.ForgetQuotas(t.Context(), noon))
+	forget(t, s, noon)
 	equal(t, "not before", draw(t, s, "b", keyRPM(), 10, 0, 0), billing.Drawn{UsedElsewhere: 3})
-	check(t, s.ForgetQuotas(t.Context(), noon.Add(time.Second)))
+	forget(t, s, noon.Add(time.Second))
 	equal(t, "the minute", draw(t, s, "b", keyRPM(), 10, 0, 0), billing.Drawn{})
 	equal(t, "open requests", draw(t, s, "b", concurrency(), 10, 0, 0), billing.Drawn{UsedElsewhere: 3})
+}
+
+// forgetsAll removes many ended minutes, as nodes do: until there are no more.
+func forgetsAll(t *testing.T, s billing.Store) {
+	const keys = 2500
+	draws := make([]billing.Draw, keys)
+	for i := range draws {
+		draws[i] = billing.Draw{Quota: keyRPM(), Limit: 10, Used: 1, Want: 1, Serial: serials.Add(1)}
+		draws[i].Quota.Subject = fmt.Sprint("key_", i)
+	}
+	_, err := s.Draw(t.Context(), "a", draws)
+	check(t, err)
+	if calls := forget(t, s, noon.Add(time.Second)); calls < 2 || calls > keys/100 {
+		t.Errorf("removed in %d calls", calls)
+	}
+	for i := range draws {
+		draws[i].Used, draws[i].Want = 0, 0
+	}
+	drawn, err := s.Draw(t.Context(), "b", draws)
+	check(t, err)
+	for i := range drawn {
+		equal(t, "what is left of "+draws[i].Quota.Subject, drawn[i], billing.Drawn{})
+	}
+}
+
+// forget removes ended minutes until there are no more.
+func forget(t *testing.T, s billing.Store, before time.Time) (calls int) {
+	t.Helper()
+	for more := true; more; calls++ {
+		var err error
+		more, err = s.ForgetQuotas(t.Context(), before)
+		check(t, err)
+	}
+	return calls
 }
 
 // Nodes draw and give back at random, from two quotas in either order: the

@@ -13,8 +13,9 @@ func testWeeks(t *testing.T, open Open) {
 	cases(t, open, map[string]func(*testing.T, billing.Store){
 		"a week is the sum of its days, whatever day it starts on": sumsWeeks,
 		"a limit counts in the organization's own weeks":           limitsWeeks,
-		"without a choice each start is granted up to the limit":   limitsAnyWeek,
+		"without a choice weeks of all starts share the limit":     limitsAnyWeek,
 		"requests at a boundary count in exactly one period":       splitsPeriods,
+		"a new period counts what is leased of the one before":     overlappingPeriods,
 	})
 	t.Run("a period ends in the middle of concurrent requests", func(t *testing.T) {
 		t.Parallel()
@@ -88,17 +89,43 @@ func limitsWeeks(t *testing.T, s billing.Store) {
 }
 
 func limitsAnyWeek(t *testing.T, s billing.Store) {
-	setBudget(t, s, pointer(5*usd), billing.Weekly)
-	lease(t, s, node, weekOf(noon, billing.Sunday, 3*usd), weekOf(noon, billing.Monday, 4*usd), weekOf(noon, billing.Saturday, usd))
+	setBudget(t, s, pointer(9*usd), billing.Weekly)
+	want := []billing.Lease{weekOf(noon, billing.Sunday, 3*usd), weekOf(noon, billing.Monday, 4*usd), weekOf(noon, billing.Saturday, 4*usd)}
+	granted := lease(t, s, node, want...)
+	want[2].Amount = 2 * usd // is what the others leave
+	equal(t, "granted", granted, want)
 	post(t, s, node, settlement(1, 2*usd)) // comes out of all that there is
 	equal(t, "leases", leasesOf(t, s, node), []billing.Lease{
 		weekOf(noon, billing.Sunday, usd), weekOf(noon, billing.Monday, 2*usd),
 	})
-	for week, room := range map[billing.WeekStart]billing.Money{
-		billing.Sunday: 2 * usd, billing.Monday: usd, billing.Saturday: 3 * usd,
-	} {
-		equal(t, "room from "+string(week), lease(t, s, "node_2", weekOf(noon, week, 9*usd))[0].Amount, room)
+	for _, week := range billing.WeekStarts {
+		granted := lease(t, s, "node_2", weekOf(noon, week, 9*usd))
+		equal(t, "room from "+string(week), granted[0].Amount, 4*usd)
+		check(t, s.Return(t.Context(), "node_2", granted))
 	}
+	next := lease(t, s, "node_2", weekOf(noon.AddDate(0, 0, 7), billing.Sunday, 9*usd))
+	equal(t, "room of the next week, where the first has ended", next[0].Amount, 7*usd)
+	balanced(t, s)
+}
+
+// overlappingPeriods counts what is leased when a limit gets another period:
+// what is spent of it counts there, too.
+func overlappingPeriods(t *testing.T, s billing.Store) {
+	for _, old := range billing.Periods {
+		for _, p := range billing.Periods {
+			setBudget(t, s, pointer(5*usd), old)
+			lease(t, s, node, budget(old, 3*usd))
+			setBudget(t, s, pointer(5*usd), p)
+			equal(t, fmt.Sprintf("room beside a lease of %s in %s", old, p), lease(t, s, "node_2", budget(p, 9*usd))[0].Amount, 2*usd)
+			check(t, s.ReturnAll(t.Context(), node))
+			check(t, s.ReturnAll(t.Context(), "node_2"))
+		}
+	}
+	setBudget(t, s, pointer(5*usd), billing.Daily)
+	lease(t, s, node, budget(billing.Daily, 3*usd))
+	setBudget(t, s, pointer(5*usd), billing.Weekly)
+	next := billing.Lease{Allowance: billing.BudgetOf(org, billing.Weekly, noon.AddDate(0, 0, 7), billing.Sunday), Amount: 9 * usd}
+	equal(t, "room in a week that does not have the day", lease(t, s, "node_2", next)[0].Amount, 5*usd)
 	balanced(t, s)
 }
 

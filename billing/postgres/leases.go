@@ -3,6 +3,7 @@ package postgres
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,18 +23,24 @@ SELECT organization_id, balance, entries FROM accounts
 WHERE organization_id = ANY ($1::text[]) ORDER BY organization_id FOR UPDATE`
 
 	selectAllowances = `
-SELECT coalesce(a.credited, 0), coalesce(a.leased, 0), coalesce(l.amount, 0), ` + settledIn + `,
+SELECT coalesce(a.credited, 0), ` + settledIn + `,
 	o.budget, coalesce(o.budget_period, ''), coalesce(o.week_start, ''), p.budget, coalesce(p.budget_period, ''),
 	k.id IS NOT NULL, k.usage_limit, coalesce(k.usage_limit_reset, '')
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::timestamptz[], $8::timestamptz[])
 	WITH ORDINALITY AS w (organization_id, subject, kind, period, period_start, kept, kept_from, kept_to, n)
 LEFT JOIN allowances a USING (organization_id, subject, kind, period, period_start)
-LEFT JOIN leases l ON l.node = $9 AND l.organization_id = w.organization_id AND l.subject = w.subject
-	AND l.kind = w.kind AND l.period = w.period AND l.period_start = w.period_start
 LEFT JOIN organizations o ON o.id = w.organization_id
 LEFT JOIN projects p ON p.organization_id = w.organization_id AND p.name = w.subject AND w.kind = 'project'
 LEFT JOIN keys k ON k.organization_id = w.organization_id AND k.id = w.subject AND w.kind = 'key'
 ORDER BY w.n`
+
+	selectLeased = `
+SELECT organization_id, subject, kind, period, period_start, sum(amount)::bigint,
+	coalesce(sum(amount) FILTER (WHERE node = $4), 0)::bigint
+FROM leases JOIN (
+	SELECT DISTINCT * FROM unnest($1::text[], $2::text[], $3::text[]) AS w (organization_id, subject, kind)
+) AS w USING (organization_id, subject, kind)
+GROUP BY 1, 2, 3, 4, 5`
 
 	// settledIn is what is settled in an allowance of w.
 	settledIn = `(
@@ -139,11 +146,11 @@ func (s *Store) Lease(ctx context.Context, node string, want []billing.Want) ([]
 	}
 	var granted []billing.Grant
 	err = s.write(ctx, func(tx pgx.Tx) error {
-		states, err := allowanceStates(ctx, tx, node, want)
+		states, leases, err := allowanceStates(ctx, tx, node, want)
 		if err != nil {
 			return err
 		}
-		granted = books.Grants(want, states)
+		granted = books.Grants(want, states, leases)
 		merged := books.Merge(books.LeasesIn(granted))
 		if len(merged) == 0 {
 			return nil
@@ -229,26 +236,28 @@ func lockLeases(ctx context.Context, tx pgx.Tx, node string) ([]string, error) {
 }
 
 // allowanceStates locks the accounts of the wanted leases and returns what
-// there is of their allowances.
-func allowanceStates(ctx context.Context, tx pgx.Tx, node string, want []billing.Want) ([]books.State, error) {
-	states := make([]books.State, 0, len(want))
-	var batch pgx.Batch
+// there is of their allowances, and what is leased of the spend that they limit.
+func allowanceStates(ctx context.Context, tx pgx.Tx, node string, want []billing.Want) ([]books.State, []books.Leased, error) {
+	var (
+		states []books.State
+		leases []books.Leased
+		batch  pgx.Batch
+	)
 	queueAccounts(&batch, books.OrganizationsOf(want, allowanceOfWant), make(map[string]books.Account))
-	wanted := append(allowanceArrays(want, allowanceOfWant), keptArrays(want, allowanceOfWant)...)
-	batch.Queue(selectAllowances, append(wanted, node)...).Query(func(rows pgx.Rows) error {
-		for rows.Next() {
-			s, err := scanState(rows)
-			if err != nil {
-				return err
-			}
-			states = append(states, s)
-		}
-		return rows.Err()
+	wanted := allowanceArrays(want, allowanceOfWant)
+	payers := append(slices.Clone(wanted[:3]), node)
+	batch.Queue(selectAllowances, append(wanted, keptArrays(want, allowanceOfWant)...)...).Query(func(rows pgx.Rows) (err error) {
+		states, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (books.State, error) { return scanState(row) })
+		return err
+	})
+	batch.Queue(selectLeased, payers...).Query(func(rows pgx.Rows) (err error) {
+		leases, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (books.Leased, error) { return scanLeased(row) })
+		return err
 	})
 	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
-		return nil, fmt.Errorf("read allowances: %w", err)
+		return nil, nil, fmt.Errorf("read allowances: %w", err)
 	}
-	return states, nil
+	return states, leases, nil
 }
 
 func scanState(row scanner) (books.State, error) {
@@ -257,7 +266,7 @@ func scanState(row scanner) (books.State, error) {
 		known bool
 		key   books.PeriodLimit
 	)
-	err := row.Scan(&s.Credited, &s.Leased, &s.Own, &s.Settled, &s.Budget.Limit, &s.Budget.Reset, &s.WeekStart,
+	err := row.Scan(&s.Credited, &s.Settled, &s.Budget.Limit, &s.Budget.Reset, &s.WeekStart,
 		&s.Project.Limit, &s.Project.Reset, &known, &key.Limit, &key.Reset)
 	if known {
 		s.Key = &key
@@ -302,6 +311,13 @@ func allowanceOfLease(l *billing.Lease) *billing.Allowance { return &l.Allowance
 
 func leaseArrays(leases []billing.Lease) []any {
 	return append(allowanceArrays(leases, allowanceOfLease), column(leases, func(l *billing.Lease) int64 { return int64(l.Amount) }))
+}
+
+func scanLeased(row scanner) (books.Leased, error) {
+	var l books.Leased
+	a := &l.Allowance
+	err := row.Scan(&a.OrganizationID, &a.Subject, &a.Kind, &a.Period, timeColumn{&a.Start}, &l.Amount, &l.Own)
+	return l, err
 }
 
 func scanLease(row scanner) (billing.Lease, error) {

@@ -112,11 +112,12 @@ func (s *Store) Draw(ctx context.Context, node string, draws []billing.Draw) ([]
 }
 
 // ForgetQuotas implements billing.Quotas.
-func (s *Store) ForgetQuotas(ctx context.Context, before time.Time) error {
-	if _, err := s.pool.Exec(ctx, deleteEndedQuotas, before, forgetAtOnce); err != nil {
-		return fmt.Errorf("forget quotas: %w", oneLine{err})
+func (s *Store) ForgetQuotas(ctx context.Context, before time.Time) (more bool, err error) {
+	tag, err := s.pool.Exec(ctx, deleteEndedQuotas, before, forgetAtOnce)
+	if err != nil {
+		return false, fmt.Errorf("forget quotas: %w", oneLine{err})
 	}
-	return nil
+	return tag.RowsAffected() == forgetAtOnce, nil
 }
 
 // returnQuotas gives back what a node has of quotas that an end of its process

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
@@ -11,21 +12,23 @@ import (
 
 const (
 	selectAllowance = `
-SELECT coalesce(a.credited, 0), coalesce(a.leased, 0), coalesce(l.amount, 0), (
+SELECT coalesce(a.credited, 0), (
 		SELECT coalesce(sum(settled), 0) FROM allowances
 		WHERE organization_id = ?1 AND subject = ?2 AND kind = ?3
-			AND period = ?7 AND period_start >= ?8 AND period_start < ?9
+			AND period = ?6 AND period_start >= ?7 AND period_start < ?8
 	),
 	o.budget, coalesce(o.budget_period, ''), coalesce(o.week_start, ''), p.budget, coalesce(p.budget_period, ''),
 	k.id IS NOT NULL, k.usage_limit, coalesce(k.usage_limit_reset, '')
 FROM (SELECT 1)
 LEFT JOIN allowances a ON a.organization_id = ?1 AND a.subject = ?2 AND a.kind = ?3
 	AND a.period = ?4 AND a.period_start = ?5
-LEFT JOIN leases l ON l.organization_id = ?1 AND l.subject = ?2 AND l.kind = ?3
-	AND l.period = ?4 AND l.period_start = ?5 AND l.node = ?6
 LEFT JOIN organizations o ON o.id = ?1
 LEFT JOIN projects p ON p.organization_id = ?1 AND p.name = ?2 AND ?3 = 'project'
 LEFT JOIN keys k ON k.organization_id = ?1 AND k.id = ?2 AND ?3 = 'key'`
+
+	selectLeased = `
+SELECT organization_id, subject, kind, period, period_start, sum(amount), coalesce(sum(amount) FILTER (WHERE node = ?4), 0)
+FROM leases WHERE organization_id = ?1 AND subject = ?2 AND kind = ?3 GROUP BY 1, 2, 3, 4, 5`
 
 	addLeased = `
 INSERT INTO allowances (organization_id, subject, kind, period, period_start, leased)
@@ -85,14 +88,11 @@ func (s *Store) Lease(ctx context.Context, node string, want []billing.Want) ([]
 	}
 	var granted []billing.Grant
 	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		states := make([]books.State, len(want))
-		for i, l := range want {
-			var err error
-			if states[i], err = allowanceState(ctx, tx, node, l.Allowance); err != nil {
-				return err
-			}
+		states, leases, err := allowanceStates(ctx, tx, node, want)
+		if err != nil {
+			return err
 		}
-		granted = books.Grants(want, states)
+		granted = books.Grants(want, states, leases)
 		for _, l := range books.Merge(books.LeasesIn(granted)) {
 			if _, err := tx.ExecContext(ctx, addLeased, leaseArgs(l)...); err != nil {
 				return err
@@ -150,14 +150,36 @@ func (s *Store) LeasesOf(ctx context.Context, node string) ([]billing.Lease, err
 	return leases, nil
 }
 
-func allowanceState(ctx context.Context, tx *sql.Tx, node string, a billing.Allowance) (books.State, error) {
+// allowanceStates returns what there is of the wanted allowances, and what is
+// leased of the spend that they limit.
+func allowanceStates(ctx context.Context, tx *sql.Tx, node string, want []billing.Want) ([]books.State, []books.Leased, error) {
+	states := make([]books.State, len(want))
+	var leases []books.Leased
+	for i, w := range want {
+		var err error
+		if states[i], err = allowanceState(ctx, tx, w.Allowance); err != nil {
+			return nil, nil, fmt.Errorf("read allowance: %w", err)
+		}
+		if slices.ContainsFunc(want[:i], func(other billing.Want) bool { return sameSpend(other.Allowance, w.Allowance) }) {
+			continue
+		}
+		of, err := list(ctx, tx, scanLeased, selectLeased, append(allowanceArgs(w.Allowance)[:3], node)...)
+		if err != nil {
+			return nil, nil, fmt.Errorf("read leases: %w", err)
+		}
+		leases = append(leases, of...)
+	}
+	return states, leases, nil
+}
+
+func allowanceState(ctx context.Context, tx *sql.Tx, a billing.Allowance) (books.State, error) {
 	var (
 		s     books.State
 		known bool
 		key   books.PeriodLimit
 	)
-	err := tx.QueryRowContext(ctx, selectAllowance, append(append(allowanceArgs(a), node), keptArgs(a)...)...).Scan(
-		&s.Credited, &s.Leased, &s.Own, &s.Settled, &s.Budget.Limit, &s.Budget.Reset, &s.WeekStart,
+	err := tx.QueryRowContext(ctx, selectAllowance, append(allowanceArgs(a), keptArgs(a)...)...).Scan(
+		&s.Credited, &s.Settled, &s.Budget.Limit, &s.Budget.Reset, &s.WeekStart,
 		&s.Project.Limit, &s.Project.Reset, &known, &key.Limit, &key.Reset)
 	if known {
 		s.Key = &key
@@ -199,6 +221,9 @@ func sameSubject(a, b billing.Allowance) bool {
 	return a.OrganizationID == b.OrganizationID && a.Subject == b.Subject
 }
 
+// sameSpend tells whether two allowances limit the same spend, in whatever period.
+func sameSpend(a, b billing.Allowance) bool { return sameSubject(a, b) && a.Kind == b.Kind }
+
 func (s *Store) leasesOfSubject(ctx context.Context, tx *sql.Tx, node string, a billing.Allowance) (map[billing.Allowance]billing.Money, error) {
 	rows, err := tx.StmtContext(ctx, s.posts.selectLeasesOfSubject).QueryContext(ctx, node, a.OrganizationID, a.Subject)
 	if err != nil {
@@ -228,6 +253,13 @@ func keptArgs(a billing.Allowance) []any {
 
 func leaseArgs(l billing.Lease) []any {
 	return append(allowanceArgs(l.Allowance), int64(l.Amount))
+}
+
+func scanLeased(row scanner) (books.Leased, error) {
+	var l books.Leased
+	a := &l.Allowance
+	err := row.Scan(&a.OrganizationID, &a.Subject, &a.Kind, &a.Period, timeColumn{&a.Start}, &l.Amount, &l.Own)
+	return l, err
 }
 
 func scanLease(row scanner) (billing.Lease, error) {

@@ -74,15 +74,20 @@ func drawOne(ctx context.Context, tx *sql.Tx, node string, d billing.Draw) (bill
 }
 
 // ForgetQuotas implements billing.Quotas.
-func (s *Store) ForgetQuotas(ctx context.Context, before time.Time) error {
-	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, deleteEndedQuotas, micros(before), forgetAtOnce)
+func (s *Store) ForgetQuotas(ctx context.Context, before time.Time) (more bool, err error) {
+	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, deleteEndedQuotas, micros(before), forgetAtOnce)
+		if err != nil {
+			return err
+		}
+		removed, err := res.RowsAffected()
+		more = removed == forgetAtOnce
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("forget quotas: %w", err)
+		return false, fmt.Errorf("forget quotas: %w", err)
 	}
-	return nil
+	return more, nil
 }
 
 // returnQuotas gives back what a node has of quotas that an end of its process

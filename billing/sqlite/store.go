@@ -15,7 +15,8 @@ import (
 	"time"
 
 	"github.com/pressly/goose/v3"
-	_ "modernc.org/sqlite" // the driver
+	"modernc.org/sqlite" // also the driver
+	codes "modernc.org/sqlite/lib"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
@@ -223,7 +224,7 @@ func (s *Store) checkFile() error {
 // start a goroutine for each to watch a context that can end. The end of ctx
 // rolls the transaction back between two statements.
 func (s *Store) write(ctx context.Context, f func(ctx context.Context, tx *sql.Tx) error) error {
-	tx, err := s.writer.BeginTx(ctx, nil)
+	tx, err := s.begin(ctx)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
@@ -239,6 +240,25 @@ func (s *Store) write(ctx context.Context, f func(ctx context.Context, tx *sql.T
 	}
 	// The file may have gone in between, and what was committed with it.
 	return s.checkFile()
+}
+
+// busyFor is how long other processes that write are waited for.
+const busyFor = 30 * time.Second
+
+// begin waits for its turn among processes, too. SQLite lets them in without
+// any order, so that one may be unlucky for longer than its busy_timeout.
+func (s *Store) begin(ctx context.Context) (*sql.Tx, error) {
+	for began := time.Now(); ; {
+		tx, err := s.writer.BeginTx(ctx, nil)
+		if !isBusy(err) || ctx.Err() != nil || time.Since(began) > busyFor {
+			return tx, err
+		}
+	}
+}
+
+func isBusy(err error) bool {
+	e, ok := errors.AsType[*sqlite.Error](err)
+	return ok && e.Code()&0xff == codes.SQLITE_BUSY // the rest says why
 }
 
 // causeOf returns why the context ended where that is all that err means.

@@ -106,9 +106,8 @@ type State struct {
 	// Credited is the limit of credits.
 	Credited billing.Money
 	Settled  billing.Money
-	Leased   billing.Money
-	// Own is the part of Leased that the asking node has.
-	Own billing.Money
+	// Leased of the allowance, and of others that a cost in it may count in.
+	Leased billing.Money
 	// Budget is the organization's, and WeekStart the day that its weeks start
 	// on; "" is any.
 	Budget    PeriodLimit
@@ -185,20 +184,43 @@ func (s State) Grant(want billing.Want) billing.Money {
 	return want.Need + min(want.Ahead, rest)
 }
 
+// Leased is what all nodes have leased of an allowance, and the part of it that
+// the asking node has.
+type Leased struct {
+	billing.Lease
+	Own billing.Money
+}
+
 // Grants answers wants one after the other from the states of their
-// allowances. An allowance may be wanted more than once.
-func Grants(want []billing.Want, states []State) []billing.Grant {
+// allowances, and from what is leased of the spend that they limit. An allowance
+// may be wanted more than once.
+//
+// What is leased in any period counts in each that overlaps it: where a limit
+// gets another period, or weeks another start, what is spent out of leases of
+// before counts in the new period, too.
+func Grants(want []billing.Want, states []State, leases []Leased) []billing.Grant {
 	grants := make([]billing.Grant, len(want))
-	given := make(map[billing.Allowance]billing.Money, len(want))
+	leased := make(map[billing.Payer][]Leased, len(want))
+	for _, l := range leases {
+		p := l.Allowance.Payer()
+		leased[p] = append(leased[p], l)
+	}
 	for i, w := range want {
-		s := states[i]
-		s.Leased += given[w.Allowance]
+		s, p := states[i], w.Allowance.Payer()
+		for _, l := range leased[p] {
+			if l.Allowance.Overlaps(w.Allowance) {
+				s.Leased = add(s.Leased, l.Amount)
+				grants[i].Elsewhere = add(grants[i].Elsewhere, l.Amount-l.Own)
+			}
+		}
 		grants[i].Lease = billing.Lease{Allowance: w.Allowance, Amount: s.Grant(w)}
-		grants[i].Elsewhere = states[i].Leased - states[i].Own
-		given[w.Allowance] += grants[i].Amount
+		leased[p] = append(leased[p], Leased{grants[i].Lease, grants[i].Amount})
 	}
 	return grants
 }
+
+// add returns the sum of amounts that are not negative, or the most there is.
+func add(a, b billing.Money) billing.Money { return a + min(b, NoLimit-a) }
 
 // LeasesIn returns the leases of the grants.
 func LeasesIn(grants []billing.Grant) []billing.Lease {
