@@ -63,10 +63,11 @@ type Projects interface {
 // the next one, in the order of the commits.
 type Keys interface {
 	CreateKey(ctx context.Context, k Key) error
-	// KeyByHash returns a key of any organization, or ErrNotFound. It is how
-	// a request is authenticated. A secret that was replaced finds its key, too;
-	// whether it has ended is for the caller to decide, from SecretExpiresAt.
-	KeyByHash(ctx context.Context, h KeyHash) (Key, error)
+	// KeysByHash returns those keys, of any organization, that have one of the
+	// secrets, by the secrets' hashes: none for a secret that is nobody's. It is
+	// how requests are authenticated. A secret that was replaced finds its key,
+	// too; whether it has ended is for the caller to decide, from SecretExpiresAt.
+	KeysByHash(ctx context.Context, hashes []KeyHash) (map[KeyHash]Key, error)
 	// Key returns one key of the organization, or ErrNotFound.
 	Key(ctx context.Context, org, id string) (Key, error)
 	// ListKeys returns keys in order of creation, newest first.

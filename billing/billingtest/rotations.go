@@ -48,7 +48,7 @@ func rotate(t *testing.T, s billing.Store, overlap time.Duration, at time.Time) 
 // ended at the zero time of Unix.
 func endOf(t *testing.T, s billing.Store, secret string) time.Time {
 	t.Helper()
-	k, err := s.KeyByHash(t.Context(), billing.HashSecret(secret))
+	k, err := keyByHash(t, s, billing.HashSecret(secret))
 	if errors.Is(err, billing.ErrNotFound) {
 		return ended
 	}
@@ -74,7 +74,7 @@ func keepsOldSecrets(t *testing.T, s billing.Store) {
 	check(t, err)
 	equal(t, "stored key", stored, want)
 
-	old, err := s.KeyByHash(t.Context(), before.Hash)
+	old, err := keyByHash(t, s, before.Hash)
 	check(t, err)
 	want.SecretExpiresAt = noon.Add(time.Hour)
 	equal(t, "key by its old secret", old, want)
@@ -115,7 +115,7 @@ func keepsSecretsInEdits(t *testing.T, s billing.Store) {
 	check(t, err)
 	equal(t, "edited key", got, want)
 	for _, secret := range []string{first, second} {
-		k, err := s.KeyByHash(t.Context(), billing.HashSecret(secret))
+		k, err := keyByHash(t, s, billing.HashSecret(secret))
 		check(t, err)
 		equal(t, "status by each secret", k.Status(noon), billing.KeyRevoked)
 	}
@@ -252,7 +252,7 @@ func rotatesOnce(t *testing.T, s billing.Store) {
 	for _, reply := range replies {
 		equal(t, "reply", reply, replies[0])
 	}
-	old, err := s.KeyByHash(t.Context(), before.Hash)
+	old, err := keyByHash(t, s, before.Hash)
 	check(t, err)
 	equal(t, "end of the first secret", old.SecretExpiresAt, noon.Add(time.Hour))
 }
