@@ -125,6 +125,11 @@ func TestRotationsThatAreRefused(t *testing.T) {
 		t.Errorf("the secret ends at %s after refusals", until)
 	}
 
+	for range billing.MaxPreviousSecrets {
+		c.rotate(created.ID, "")
+	}
+	c.do(http.MethodPost, path, "").want(t, http.StatusConflict, "overlap_seconds 0")
+	c.rotate(created.ID, `{"overlap_seconds":0}`)
 	c.do(http.MethodPost, "/v1/keys/"+created.ID+"/revoke", "").want(t, http.StatusOK)
 	c.do(http.MethodPost, path, "").want(t, http.StatusConflict, "revoked")
 	c.with(idempotencyHeader, idempotencyKey).do(http.MethodPost, path, "").want(t, http.StatusConflict, "revoked")

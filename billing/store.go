@@ -81,7 +81,8 @@ type Keys interface {
 	// r.Retry, if that is set. A rotation that was made before is not made
 	// again: the reply is that of the first time, the key as it is now.
 	// ErrConflict says that r.Retry.ID was used for another request, ErrRevoked
-	// that the key is revoked.
+	// that the key is revoked, and ErrTooManySecrets that with the one that is to
+	// be replaced more than MaxPreviousSecrets would work.
 	RotateKey(ctx context.Context, org, id string, r Rotation) (k Key, reply []byte, err error)
 	// DropSecrets deletes what rotations have left behind: secrets that ended
 	// and replies that were made before the given time.

@@ -19,6 +19,7 @@ func testRotations(t *testing.T, open Open) {
 		"no overlap ends all old secrets":              endsSecretsAtOnce,
 		"an edit changes nothing about secrets":        keepsSecretsInEdits,
 		"a revoked key is not rotated":                 refusesToRotate,
+		"only so many old secrets work at a time":      boundsOldSecrets,
 		"ended secrets are dropped by a rotation":      dropsSecretsByRotation,
 		"what is old is dropped":                       dropsOldSecrets,
 		"a retry is answered and not made":             answersRetries,
@@ -119,6 +120,25 @@ func keepsSecretsInEdits(t *testing.T, s billing.Store) {
 		check(t, err)
 		equal(t, "status by each secret", k.Status(noon), billing.KeyRevoked)
 	}
+}
+
+func boundsOldSecrets(t *testing.T, s billing.Store) {
+	for range billing.MaxPreviousSecrets {
+		rotate(t, s, time.Hour, noon)
+	}
+	before, err := s.Key(t.Context(), org, key)
+	check(t, err)
+	_, _, err = s.RotateKey(t.Context(), org, key, rotation(billing.NewSecret(), time.Hour))
+	equal(t, "error with an overlap", err, billing.ErrTooManySecrets)
+	got, err := s.Key(t.Context(), org, key)
+	check(t, err)
+	equal(t, "key", got, before)
+	rotate(t, s, time.Hour, noon.Add(time.Hour)) // when all others have ended
+	for range billing.MaxPreviousSecrets - 1 {
+		rotate(t, s, time.Hour, noon.Add(time.Hour))
+	}
+	rotate(t, s, 0, noon.Add(time.Hour))
+	rotate(t, s, time.Hour, noon.Add(time.Hour))
 }
 
 func refusesToRotate(t *testing.T, s billing.Store) {
