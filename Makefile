@@ -50,7 +50,7 @@ break = cd e2e && GATEWAY_BIN=$(abspath $(BINARY)) $(GO) test -vet=off -count=1 
 chaos: build setup-server ## Kill, cut and starve a cluster for ten minutes, then reconcile its books
 	$(call break,-chaos.full)
 
-chaos-short: build setup-server ## The same in two minutes
+chaos-short: build setup-server ## The same in three minutes
 	$(call break)
 
 bench: build setup-postgres ## Measure the gateway next to a plain reverse proxy, then its parts

@@ -92,6 +92,9 @@ func (a *api) explain(ctx context.Context, operation string, err error) *problem
 	switch {
 	case errors.Is(err, billing.ErrRevoked):
 		return &problem{status: http.StatusConflict, Message: "the key is revoked, which cannot be undone: create a new one"}
+	case errors.Is(err, billing.ErrTooManySecrets):
+		return &problem{status: http.StatusConflict, Message: fmt.Sprintf("%d earlier secrets of the key still work, which is the most: "+
+			"wait until one has ended, or rotate with overlap_seconds 0, which ends them all", billing.MaxPreviousSecrets)}
 	case errors.Is(err, billing.ErrConflict):
 		return &problem{status: http.StatusConflict, Message: "the idempotency key was used for other content: use a new one"}
 	}

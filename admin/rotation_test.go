@@ -25,9 +25,14 @@ func (c client) rotate(id, body string) createdKeyView {
 // untilOf is when a secret ends; "invalid" if it is no key's.
 func (g *testGateway) untilOf(t *testing.T, secret string) string {
 	t.Helper()
-	k, err := g.store.KeyByHash(t.Context(), billing.HashSecret(secret))
+	hash := billing.HashSecret(secret)
+	found, err := g.store.KeysByHash(t.Context(), []billing.KeyHash{hash})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, ok := found[hash]
 	switch {
-	case err != nil:
+	case !ok:
 		return "invalid"
 	case k.SecretExpiresAt.IsZero():
 		return "current"
@@ -120,6 +125,11 @@ func TestRotationsThatAreRefused(t *testing.T) {
 		t.Errorf("the secret ends at %s after refusals", until)
 	}
 
+	for range billing.MaxPreviousSecrets {
+		c.rotate(created.ID, "")
+	}
+	c.do(http.MethodPost, path, "").want(t, http.StatusConflict, "overlap_seconds 0")
+	c.rotate(created.ID, `{"overlap_seconds":0}`)
 	c.do(http.MethodPost, "/v1/keys/"+created.ID+"/revoke", "").want(t, http.StatusOK)
 	c.do(http.MethodPost, path, "").want(t, http.StatusConflict, "revoked")
 	c.with(idempotencyHeader, idempotencyKey).do(http.MethodPost, path, "").want(t, http.StatusConflict, "revoked")

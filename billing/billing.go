@@ -26,6 +26,8 @@ var (
 	ErrConflict = errors.New("idempotency key was used for other content")
 	// ErrInvalid: a settlement cannot be booked, now or ever.
 	ErrInvalid = errors.New("settlement cannot be booked")
+	// ErrTooManySecrets: MaxPreviousSecrets of the key still work.
+	ErrTooManySecrets = errors.New("too many earlier secrets of the key still work")
 	// ErrRevoked: the key is revoked, which cannot be undone.
 	ErrRevoked = errors.New("key is revoked")
 )

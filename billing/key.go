@@ -66,7 +66,7 @@ type Key struct {
 	// PreviousSecretExpiresAt is when the last of the secrets from before a
 	// rotation ends; the zero time if there was no overlap.
 	PreviousSecretExpiresAt time.Time
-	// SecretExpiresAt is set by KeyByHash: when the secret with that hash ends.
+	// SecretExpiresAt is set by KeysByHash: when the secret with that hash ends.
 	// It is the zero time for the key's current secret.
 	SecretExpiresAt time.Time
 }

@@ -9,6 +9,9 @@ const (
 	// MaxOverlap is the longest that a secret may go on working after it was
 	// replaced.
 	MaxOverlap = 30 * 24 * time.Hour
+	// MaxPreviousSecrets is how many replaced secrets of a key may work at a
+	// time.
+	MaxPreviousSecrets = 20
 	// ReplyKept is how long the reply to a rotation is kept for retries.
 	ReplyKept = time.Hour
 )

@@ -63,10 +63,11 @@ type Projects interface {
 // the next one, in the order of the commits.
 type Keys interface {
 	CreateKey(ctx context.Context, k Key) error
-	// KeyByHash returns a key of any organization, or ErrNotFound. It is how
-	// a request is authenticated. A secret that was replaced finds its key, too;
-	// whether it has ended is for the caller to decide, from SecretExpiresAt.
-	KeyByHash(ctx context.Context, h KeyHash) (Key, error)
+	// KeysByHash returns those keys, of any organization, that have one of the
+	// secrets, by the secrets' hashes: none for a secret that is nobody's. It is
+	// how requests are authenticated. A secret that was replaced finds its key,
+	// too; whether it has ended is for the caller to decide, from SecretExpiresAt.
+	KeysByHash(ctx context.Context, hashes []KeyHash) (map[KeyHash]Key, error)
 	// Key returns one key of the organization, or ErrNotFound.
 	Key(ctx context.Context, org, id string) (Key, error)
 	// ListKeys returns keys in order of creation, newest first.
@@ -80,7 +81,8 @@ type Keys interface {
 	// r.Retry, if that is set. A rotation that was made before is not made
 	// again: the reply is that of the first time, the key as it is now.
 	// ErrConflict says that r.Retry.ID was used for another request, ErrRevoked
-	// that the key is revoked.
+	// that the key is revoked, and ErrTooManySecrets that with the one that is to
+	// be replaced more than MaxPreviousSecrets would work.
 	RotateKey(ctx context.Context, org, id string, r Rotation) (k Key, reply []byte, err error)
 	// DropSecrets deletes what rotations have left behind: secrets that ended
 	// and replies that were made before the given time.

@@ -235,6 +235,7 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	})
 	background, stop := context.WithCancel(context.Background())
 	e.stop = stop
+	e.tasks.Go(func() { e.keys.serve(background) })
 	e.tasks.Go(func() { e.watchKeys(background) })
 	e.verifier.nodeLeases = e.authorizer.CheckLeases
 	e.tasks.Go(func() { e.sweepSecrets(background) })

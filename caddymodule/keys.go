@@ -2,14 +2,11 @@ package caddymodule
 
 import (
 	"context"
-	"errors"
 	"math"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/cenkalti/backoff/v5"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/internal/glob"
@@ -30,14 +27,14 @@ type keyCache struct {
 	version int64
 	// woken is 1 deep: something has changed, or may have.
 	woken chan struct{}
+	reads *keyReads
 
 	mu   sync.RWMutex
 	keys map[billing.KeyHash]*proxyKey
 	// hashes are those of the secrets in keys, by the key's id.
 	hashes map[string][]billing.KeyHash
-	// generation counts invalidations, so that a key which was read before
-	// one is not cached after it.
-	generation uint64
+	// watching learn of what is forgotten while they read.
+	watching map[*keyChanges]bool
 }
 
 // proxyKey is a key with its conditions ready to be checked.
@@ -55,79 +52,50 @@ func newKeyCache(ctx context.Context, store keyStore) (*keyCache, error) {
 		return nil, err
 	}
 	return &keyCache{
-		store: store, version: newest.Version, woken: make(chan struct{}, 1),
+		store: store, version: newest.Version, woken: make(chan struct{}, 1), reads: newKeyReads(),
 		keys: make(map[billing.KeyHash]*proxyKey), hashes: make(map[string][]billing.KeyHash),
+		watching: make(map[*keyChanges]bool),
 	}, nil
 }
 
 // find returns the key with this secret at the given time, or
 // billing.ErrNotFound.
 func (c *keyCache) find(ctx context.Context, secret string, now time.Time) (*proxyKey, error) {
-	key, err := c.lookUp(ctx, billing.HashSecret(secret))
-	if err == nil && key.SecretEnded(now) {
-		return nil, billing.ErrNotFound
-	}
-	return key, err
-}
-
-func (c *keyCache) lookUp(ctx context.Context, hash billing.KeyHash) (*proxyKey, error) {
+	hash := billing.HashSecret(secret)
 	c.mu.RLock()
-	key, generation := c.keys[hash], c.generation
+	key := c.keys[hash]
 	c.mu.RUnlock()
-	if key != nil {
-		return key, nil
-	}
-	// A client would rather wait a moment than fail while a database restarts.
-	key, err := backoff.Retry(ctx, func() (*proxyKey, error) { return c.read(ctx, hash) },
-		backoff.WithMaxElapsedTime(billing.DefaultPatience))
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.generation == generation && c.keys[hash] == nil {
-		c.keys[hash] = key
-		c.hashes[key.ID] = append(c.hashes[key.ID], hash)
-	}
-	return key, nil
-}
-
-// read returns a key from the store.
-func (c *keyCache) read(ctx context.Context, hash billing.KeyHash) (*proxyKey, error) {
-	key, err := c.store.KeyByHash(ctx, hash)
-	if errors.Is(err, billing.ErrNotFound) {
-		return nil, backoff.Permanent(err)
-	}
-	if err != nil {
-		return nil, err
-	}
-	org, err := c.store.Organization(ctx, key.OrganizationID)
-	if err != nil {
-		return nil, err
-	}
-	found := newProxyKey(key, org)
-	if key.Project != "" {
-		found.project, err = c.store.Project(ctx, org.ID, key.Project)
-		if err != nil && !errors.Is(err, billing.ErrNotFound) {
+	if key == nil {
+		var err error
+		if key, err = c.lookUp(ctx, hash); err != nil {
 			return nil, err
 		}
 	}
-	return found, nil
+	if key.SecretEnded(now) {
+		return nil, billing.ErrNotFound
+	}
+	return key, nil
 }
 
 // forget makes the next requests read these keys and organizations anew.
 func (c *keyCache) forget(changed billing.Changes) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.generation++
+	for reading := range c.watching {
+		reading.changes = append(reading.changes, changed)
+	}
 	for _, ref := range changed.Keys {
 		c.drop(ref.ID)
 	}
 	if len(changed.Organizations) == 0 {
 		return
 	}
+	orgs := make(map[string]bool, len(changed.Organizations))
+	for _, org := range changed.Organizations {
+		orgs[org] = true
+	}
 	for _, k := range c.keys {
-		if slices.Contains(changed.Organizations, k.OrganizationID) {
+		if orgs[k.OrganizationID] {
 			c.drop(k.ID)
 		}
 	}
@@ -145,7 +113,9 @@ func (c *keyCache) drop(id string) {
 func (c *keyCache) forgetAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.generation++
+	for reading := range c.watching {
+		reading.all = true
+	}
 	clear(c.keys)
 	clear(c.hashes)
 }

@@ -14,7 +14,10 @@ const (
 	// nobody have told. It keeps the promise of one second with room for the
 	// answer.
 	keysPoll = 500 * time.Millisecond
-	// keysTimeout bounds how long that waits for the answer.
+	// keysPause is what lies between two such questions at least, however often
+	// somebody tells.
+	keysPause = 20 * time.Millisecond
+	// keysTimeout bounds how long what reads keys waits for the store.
 	keysTimeout = 5 * time.Second
 	// secretsSweep is how often secrets that have ended are dropped.
 	secretsSweep = time.Minute
@@ -34,6 +37,11 @@ func (e *engine) watchKeys(ctx context.Context) {
 		}
 		if err := e.followKeys(ctx); err != nil && ctx.Err() == nil {
 			e.outageLog.Warn("cannot follow changes of keys; cached ones stay in use", zap.Error(err))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(keysPause):
 		}
 	}
 }

@@ -18,21 +18,40 @@ import (
 // watchedStore remembers which keys were read for requests.
 type watchedStore struct {
 	billing.Store
-	mu   sync.Mutex
-	read []string
-	// reading runs before a key that was read is returned.
+	mu         sync.Mutex
+	read       []string
+	statements int
+	asked      int // secrets in them
+	// reading runs before keys that were read are returned.
 	reading func()
 }
 
-func (s *watchedStore) KeyByHash(ctx context.Context, h billing.KeyHash) (billing.Key, error) {
-	k, err := s.Store.KeyByHash(ctx, h)
+func (s *watchedStore) KeysByHash(ctx context.Context, hashes []billing.KeyHash) (map[billing.KeyHash]billing.Key, error) {
+	found, err := s.Store.KeysByHash(ctx, hashes)
 	s.mu.Lock()
-	s.read = append(s.read, k.ID)
+	s.statements++
+	s.asked += len(hashes)
+	for _, k := range found {
+		s.read = append(s.read, k.ID)
+	}
 	s.mu.Unlock()
 	if s.reading != nil {
 		s.reading()
 	}
-	return k, err
+	return found, err
+}
+
+func (s *watchedStore) askedFor() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.asked
+}
+
+// waiting is how many secrets wait to be looked up.
+func (c *keyCache) waiting() int {
+	c.reads.mu.Lock()
+	defer c.reads.mu.Unlock()
+	return len(c.reads.waiting)
 }
 
 // reads returns the keys that were read since the last call, sorted.
@@ -73,6 +92,13 @@ func newWatchedCache(t *testing.T) (*keyCache, *watchedStore, map[string]string)
 	if err != nil {
 		t.Fatal(err)
 	}
+	serving, stop := context.WithCancel(t.Context())
+	var served sync.WaitGroup
+	served.Go(func() { cache.serve(serving) })
+	t.Cleanup(func() {
+		stop()
+		served.Wait()
+	})
 	return cache, watched, secrets
 }
 
@@ -145,6 +171,67 @@ func TestKeyThatChangesWhileItIsReadIsNotCached(t *testing.T) {
 		if err != nil || k.Status(time.Now()) != want {
 			t.Errorf("found %v, %v, want it %s", k, err, want)
 		}
+	}
+}
+
+// A key that stays as it is is cached, however much else changes at the time.
+func TestKeyIsCachedWhileOthersChange(t *testing.T) {
+	t.Parallel()
+	cache, store, secrets := newWatchedCache(t)
+	store.reading = func() {
+		cache.forget(billing.Changes{Keys: []billing.KeyRef{{OrganizationID: "a", ID: "a2"}}, Organizations: []string{"b"}})
+	}
+	for _, id := range []string{"a1", "a2", "b1"} {
+		for range 2 {
+			if _, err := cache.find(t.Context(), secrets[id], time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if diff := cmp.Diff([]string{"a1", "a2", "a2", "b1", "b1"}, store.reads()); diff != "" {
+		t.Errorf("keys that were read (-want +got):\n%s", diff)
+	}
+}
+
+// However many requests come at once, with a key that is not in memory or with
+// secrets that are nobody's, they are few statements.
+func TestRequestsAtOnceAreFewStatements(t *testing.T) {
+	t.Parallel()
+	const requests = 1000
+	for name, test := range map[string]struct {
+		known    bool
+		want     error
+		gathered int // secrets that are looked up, or wait for it
+	}{
+		"of one key":   {true, nil, 2},
+		"of strangers": {false, billing.ErrNotFound, requests},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cache, store, known := newWatchedCache(t)
+			release := make(chan struct{})
+			store.reading = func() { <-release } // while the others gather
+			var group sync.WaitGroup
+			for range requests {
+				secret := known["a1"]
+				if !test.known {
+					secret = billing.NewSecret()
+				}
+				group.Go(func() {
+					if _, err := cache.find(t.Context(), secret, time.Now()); !errors.Is(err, test.want) {
+						t.Error(err)
+					}
+				})
+			}
+			for cache.waiting()+store.askedFor() < test.gathered {
+				time.Sleep(time.Millisecond)
+			}
+			close(release)
+			group.Wait()
+			if most := keyReaders + 1 + requests/keyBatch; store.statements > most {
+				t.Errorf("%d statements, want at most %d", store.statements, most)
+			}
+		})
 	}
 }
 

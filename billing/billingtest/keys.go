@@ -49,16 +49,40 @@ func keepsAllFieldsOfKeys(t *testing.T, s billing.Store) {
 	equal(t, "key without options", got, bare)
 }
 
-func findsKeysByHash(t *testing.T, s billing.Store) {
-	want := newKey("key_other", other, nil, "")
-	check(t, s.CreateKey(t.Context(), want))
-	got, err := s.KeyByHash(t.Context(), want.Hash)
+// keyByHash returns the key that a secret finds, or ErrNotFound.
+func keyByHash(t *testing.T, s billing.Store, hash billing.KeyHash) (billing.Key, error) {
+	t.Helper()
+	found, err := s.KeysByHash(t.Context(), []billing.KeyHash{hash})
 	check(t, err)
-	equal(t, "key", got, want)
+	k, ok := found[hash]
+	if !ok {
+		return billing.Key{}, billing.ErrNotFound
+	}
+	return k, nil
+}
 
-	_, err = s.KeyByHash(t.Context(), billing.HashSecret("another"))
-	equal(t, "error for an unknown hash", err, billing.ErrNotFound)
-	_, err = s.Key(t.Context(), org, want.ID)
+func findsKeysByHash(t *testing.T, s billing.Store) {
+	theirs, ours := newKey("key_other", other, nil, ""), newKey("key_ours", org, nil, "")
+	check(t, s.CreateKey(t.Context(), theirs))
+	check(t, s.CreateKey(t.Context(), ours))
+	next := billing.HashSecret("next")
+	_, _, err := s.RotateKey(t.Context(), org, ours.ID, billing.Rotation{Hash: next, At: noon, Overlap: time.Hour})
+	check(t, err)
+	rotated, err := s.Key(t.Context(), org, ours.ID)
+	check(t, err)
+	old := rotated
+	old.SecretExpiresAt = noon.Add(time.Hour)
+
+	unknown := billing.HashSecret("another")
+	got, err := s.KeysByHash(t.Context(), []billing.KeyHash{unknown, next, theirs.Hash, ours.Hash, next})
+	check(t, err)
+	equal(t, "keys", got, map[billing.KeyHash]billing.Key{theirs.Hash: theirs, next: rotated, ours.Hash: old})
+	for _, hashes := range [][]billing.KeyHash{nil, {unknown}} {
+		got, err = s.KeysByHash(t.Context(), hashes)
+		check(t, err)
+		equal(t, "keys", got, map[billing.KeyHash]billing.Key{})
+	}
+	_, err = s.Key(t.Context(), org, theirs.ID)
 	equal(t, "error for another organization's key", err, billing.ErrNotFound)
 }
 

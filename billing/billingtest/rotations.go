@@ -19,6 +19,7 @@ func testRotations(t *testing.T, open Open) {
 		"no overlap ends all old secrets":              endsSecretsAtOnce,
 		"an edit changes nothing about secrets":        keepsSecretsInEdits,
 		"a revoked key is not rotated":                 refusesToRotate,
+		"only so many old secrets work at a time":      boundsOldSecrets,
 		"ended secrets are dropped by a rotation":      dropsSecretsByRotation,
 		"what is old is dropped":                       dropsOldSecrets,
 		"a retry is answered and not made":             answersRetries,
@@ -48,7 +49,7 @@ func rotate(t *testing.T, s billing.Store, overlap time.Duration, at time.Time) 
 // ended at the zero time of Unix.
 func endOf(t *testing.T, s billing.Store, secret string) time.Time {
 	t.Helper()
-	k, err := s.KeyByHash(t.Context(), billing.HashSecret(secret))
+	k, err := keyByHash(t, s, billing.HashSecret(secret))
 	if errors.Is(err, billing.ErrNotFound) {
 		return ended
 	}
@@ -74,7 +75,7 @@ func keepsOldSecrets(t *testing.T, s billing.Store) {
 	check(t, err)
 	equal(t, "stored key", stored, want)
 
-	old, err := s.KeyByHash(t.Context(), before.Hash)
+	old, err := keyByHash(t, s, before.Hash)
 	check(t, err)
 	want.SecretExpiresAt = noon.Add(time.Hour)
 	equal(t, "key by its old secret", old, want)
@@ -115,10 +116,29 @@ func keepsSecretsInEdits(t *testing.T, s billing.Store) {
 	check(t, err)
 	equal(t, "edited key", got, want)
 	for _, secret := range []string{first, second} {
-		k, err := s.KeyByHash(t.Context(), billing.HashSecret(secret))
+		k, err := keyByHash(t, s, billing.HashSecret(secret))
 		check(t, err)
 		equal(t, "status by each secret", k.Status(noon), billing.KeyRevoked)
 	}
+}
+
+func boundsOldSecrets(t *testing.T, s billing.Store) {
+	for range billing.MaxPreviousSecrets {
+		rotate(t, s, time.Hour, noon)
+	}
+	before, err := s.Key(t.Context(), org, key)
+	check(t, err)
+	_, _, err = s.RotateKey(t.Context(), org, key, rotation(billing.NewSecret(), time.Hour))
+	equal(t, "error with an overlap", err, billing.ErrTooManySecrets)
+	got, err := s.Key(t.Context(), org, key)
+	check(t, err)
+	equal(t, "key", got, before)
+	rotate(t, s, time.Hour, noon.Add(time.Hour)) // when all others have ended
+	for range billing.MaxPreviousSecrets - 1 {
+		rotate(t, s, time.Hour, noon.Add(time.Hour))
+	}
+	rotate(t, s, 0, noon.Add(time.Hour))
+	rotate(t, s, time.Hour, noon.Add(time.Hour))
 }
 
 func refusesToRotate(t *testing.T, s billing.Store) {
@@ -252,7 +272,7 @@ func rotatesOnce(t *testing.T, s billing.Store) {
 	for _, reply := range replies {
 		equal(t, "reply", reply, replies[0])
 	}
-	old, err := s.KeyByHash(t.Context(), before.Hash)
+	old, err := keyByHash(t, s, before.Hash)
 	check(t, err)
 	equal(t, "end of the first secret", old.SecretExpiresAt, noon.Add(time.Hour))
 }

@@ -17,9 +17,12 @@ const (
 	project, rate_limit_tpm, max_concurrent, usage_soft_limit, previous_secret_expires_at`
 
 	// A key has one current secret, and may have previous ones that end.
-	selectKeyByHash = `
-SELECT ` + keyColumns + `, (SELECT s.expires_at FROM key_secrets s WHERE s.hash = $1) FROM keys
-WHERE hash = $1 OR id = (SELECT s.key_id FROM key_secrets s WHERE s.hash = $1)`
+	selectKeysByHash = `
+SELECT hash, NULL::timestamptz, ` + keyColumns + ` FROM keys WHERE hash = ANY($1)
+UNION ALL
+SELECT s.hash, s.expires_at, k.* FROM key_secrets s
+JOIN LATERAL (SELECT ` + keyColumns + ` FROM keys WHERE id = s.key_id) k ON true
+WHERE s.hash = ANY($1)`
 
 	selectKey = `SELECT ` + keyColumns + ` FROM keys WHERE organization_id = $1 AND id = $2`
 
@@ -65,14 +68,32 @@ func (s *Store) CreateKey(ctx context.Context, k billing.Key) error {
 	return nil
 }
 
-// KeyByHash implements billing.Keys.
-func (s *Store) KeyByHash(ctx context.Context, h billing.KeyHash) (billing.Key, error) {
-	var k billing.Key
-	err := s.pool.QueryRow(ctx, selectKeyByHash, h[:]).Scan(append(keyFields(&k), timeColumn{&k.SecretExpiresAt})...)
-	if err != nil {
-		return billing.Key{}, fmt.Errorf("read key by hash: %w", notFound(err))
+// KeysByHash implements billing.Keys.
+func (s *Store) KeysByHash(ctx context.Context, hashes []billing.KeyHash) (map[billing.KeyHash]billing.Key, error) {
+	wanted := make([][]byte, len(hashes))
+	for i := range hashes {
+		wanted[i] = hashes[i][:]
 	}
-	return k, nil
+	rows, err := s.pool.Query(ctx, selectKeysByHash, wanted)
+	if err != nil {
+		return nil, fmt.Errorf("read keys by hash: %w", err)
+	}
+	defer rows.Close()
+	found := make(map[billing.KeyHash]billing.Key)
+	for rows.Next() {
+		var (
+			hash billing.KeyHash
+			k    billing.Key
+		)
+		if err := rows.Scan(append([]any{hashColumn{&hash}, timeColumn{&k.SecretExpiresAt}}, keyFields(&k)...)...); err != nil {
+			return nil, fmt.Errorf("read keys by hash: %w", err)
+		}
+		found[hash] = k
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("read keys by hash: %w", err)
+	}
+	return found, nil
 }
 
 // Key implements billing.Keys.

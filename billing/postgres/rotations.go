@@ -27,6 +27,8 @@ VALUES ($1, $2, $3, $4, $5, $6)`
 	// Without an overlap all secrets of before end.
 	deleteEndedSecrets = `DELETE FROM key_secrets WHERE key_id = $1 AND ($3 OR expires_at <= $2)`
 
+	countSecrets = `SELECT count(*) FROM key_secrets WHERE key_id = $1 AND expires_at > $2`
+
 	insertSecret = `INSERT INTO key_secrets (hash, organization_id, key_id, expires_at) VALUES ($1, $2, $3, $4)`
 
 	dropSecrets = `DELETE FROM key_secrets WHERE expires_at <= $1`
@@ -76,7 +78,11 @@ func keptReply(ctx context.Context, tx pgx.Tx, id string, r billing.Rotation) ([
 }
 
 func rotateKey(ctx context.Context, tx pgx.Tx, before billing.Key, r billing.Rotation) (billing.Key, []byte, error) {
-	k, err := books.RotateKey(before, r)
+	var previous int
+	if err := tx.QueryRow(ctx, countSecrets, before.ID, r.At).Scan(&previous); err != nil {
+		return billing.Key{}, nil, err
+	}
+	k, err := books.RotateKey(before, previous, r)
 	if err != nil {
 		return billing.Key{}, nil, err
 	}

@@ -64,14 +64,21 @@ func (s *Store) CreateKey(ctx context.Context, k billing.Key) error {
 	return nil
 }
 
-// KeyByHash implements billing.Keys.
-func (s *Store) KeyByHash(ctx context.Context, h billing.KeyHash) (billing.Key, error) {
-	var k billing.Key
-	err := s.reader.QueryRowContext(ctx, selectKeyByHash, h[:]).Scan(append(keyFields(&k), timeColumn{&k.SecretExpiresAt})...)
-	if err != nil {
-		return billing.Key{}, fmt.Errorf("read key by hash: %w", notFound(err))
+// KeysByHash implements billing.Keys.
+func (s *Store) KeysByHash(ctx context.Context, hashes []billing.KeyHash) (map[billing.KeyHash]billing.Key, error) {
+	found := make(map[billing.KeyHash]billing.Key)
+	for _, h := range hashes {
+		var k billing.Key
+		err := s.reader.QueryRowContext(ctx, selectKeyByHash, h[:]).Scan(append(keyFields(&k), timeColumn{&k.SecretExpiresAt})...)
+		if errors.Is(err, sql.ErrNoRows) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read keys by hash: %w", err)
+		}
+		found[h] = k
 	}
-	return k, nil
+	return found, nil
 }
 
 // Key implements billing.Keys.

@@ -26,6 +26,8 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6)`
 	// Without an overlap all secrets of before end.
 	deleteEndedSecrets = `DELETE FROM key_secrets WHERE key_id = ?1 AND (?3 OR expires_at <= ?2)`
 
+	countSecrets = `SELECT count(*) FROM key_secrets WHERE key_id = ?1 AND expires_at > ?2`
+
 	insertSecret = `INSERT INTO key_secrets (hash, organization_id, key_id, expires_at) VALUES (?1, ?2, ?3, ?4)`
 
 	dropSecrets = `DELETE FROM key_secrets WHERE expires_at <= ?1`
@@ -79,7 +81,11 @@ type statement struct {
 }
 
 func rotateKey(ctx context.Context, tx *sql.Tx, before billing.Key, r billing.Rotation) (billing.Key, []byte, error) {
-	k, err := books.RotateKey(before, r)
+	var previous int
+	if err := tx.QueryRowContext(ctx, countSecrets, before.ID, micros(r.At)).Scan(&previous); err != nil {
+		return billing.Key{}, nil, err
+	}
+	k, err := books.RotateKey(before, previous, r)
 	if err != nil {
 		return billing.Key{}, nil, err
 	}

@@ -116,6 +116,8 @@ type expect struct {
 	unavailable func(*attempt) bool
 	// refused: a limit is reached.
 	refused bool
+	// limited: a limit on requests, tokens or open requests is reached.
+	limited bool
 }
 
 // unavailable is the gateway's error for requests that cannot be authorized.
@@ -139,7 +141,7 @@ func (e expect) unexpected(a *attempt, reached bool) string {
 		return fmt.Sprintf("broken answer (stream: %t): %s", a.stream, kind(a.err))
 	case a.refusal == unavailable && e.unavailable != nil && e.unavailable(a):
 		return ""
-	case a.status == http.StatusForbidden && e.refused:
+	case a.status == http.StatusForbidden && e.refused, a.status == http.StatusTooManyRequests && e.limited:
 		return ""
 	}
 	return fmt.Sprintf("%d %s", a.status, a.refusal)

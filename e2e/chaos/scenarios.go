@@ -30,6 +30,7 @@ var scenarios = []scenario{
 	{"limits", true, limits},
 	{"hostile", true, hostile},
 	{"siege", true, siege},
+	{"rates", true, ratesHold},
 	{"pauses", false, pauses},
 	{"twins", false, twins},
 	{"blackout", false, blackout},

@@ -7,13 +7,17 @@ import (
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
 
-// RotateKey gives a key another secret. A revoked one has none any more.
-func RotateKey(k billing.Key, r billing.Rotation) (billing.Key, error) {
+// RotateKey gives a key another secret, of which so many replaced ones still
+// work. A revoked one has none any more.
+func RotateKey(k billing.Key, previous int, r billing.Rotation) (billing.Key, error) {
 	if !k.RevokedAt.IsZero() {
 		return billing.Key{}, billing.ErrRevoked
 	}
 	if r.Overlap < 0 || r.Overlap > billing.MaxOverlap {
 		return billing.Key{}, fmt.Errorf("overlap of secrets by %s", r.Overlap)
+	}
+	if r.Overlap > 0 && previous >= billing.MaxPreviousSecrets {
+		return billing.Key{}, billing.ErrTooManySecrets
 	}
 	k.Hash, k.Prefix = r.Hash, r.Prefix
 	if r.Overlap == 0 {
