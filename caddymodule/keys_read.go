@@ -16,7 +16,7 @@ const (
 	// when the connection of the first hangs.
 	keyReaders = 2
 	// keyBatch is how many secrets one of them looks up at most.
-	keyBatch = 512
+	keyBatch = 128
 )
 
 // keyReads gathers secrets that are not in memory, and looks up together what

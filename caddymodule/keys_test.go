@@ -197,7 +197,7 @@ func TestKeyIsCachedWhileOthersChange(t *testing.T) {
 // secrets that are nobody's, they are few statements.
 func TestRequestsAtOnceAreFewStatements(t *testing.T) {
 	t.Parallel()
-	const requests = 1000
+	const requests = 300
 	for name, test := range map[string]struct {
 		known    bool
 		want     error

@@ -27,12 +27,12 @@ const (
 	unseen = 50 * time.Millisecond
 )
 
-// brief are answers that take longer than unseen, and use no more tokens than
-// they reserve.
+// brief are answers that take longer than unseen. They use just the tokens that
+// they reserve: the gateway takes their prompt for 29.
 func brief(random *rand.Rand) ask {
 	a := protocols[0]
 	a.model = "chaos-dear"
-	a.prompt, a.output, a.maxTokens = 4, 50, 51
+	a.prompt, a.output, a.maxTokens = 30, 50, 51
 	a.delay = time.Duration(150+random.IntN(100)) * time.Millisecond
 	return a
 }
