@@ -68,9 +68,8 @@ func (c *call) newAttempt(pass upstream.Pass) *attempt {
 	// the client's request.
 	ctx := context.WithValue(context.WithoutCancel(c.r.Context()), caddyhttp.VarsCtxKey, map[string]any{})
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
-	drain := time.Duration(c.app.Drain)
-	a.unwatch = context.AfterFunc(c.r.Context(), func() { time.AfterFunc(drain, func() { a.cancel(nil) }) })
 	a.watchdog.start(a, time.Duration(c.provider.FirstByteTimeout))
+	a.unwatch = context.AfterFunc(c.r.Context(), a.watchdog.drain)
 	c.response.upstream = a
 	return a
 }
