@@ -22,7 +22,7 @@ type provider struct {
 
 // breaker is a circuit breaker.
 type breaker struct {
-	State    string     `json:"state" enum:"closed,half_open,open" doc:"open: nothing is sent; half_open: a probe is under way."`
+	State    string     `json:"state" enum:"closed,half_open,open" doc:"open: nothing is sent; half_open: the next request is a probe, or one is under way."`
 	Failures int        `json:"consecutive_failures"`
 	OpenedAt *time.Time `json:"opened_at" doc:"When it last opened; null while it is closed."`
 	RetryAt  *time.Time `json:"retry_at" doc:"When the next request goes through as a probe; null while it is closed."`

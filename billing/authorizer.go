@@ -43,7 +43,7 @@ const (
 type Journal interface {
 	// Append returns when the record will survive the end of the process.
 	Append(RecordKind, *Settlement) (Segment, error)
-	// Posted says that what these segments hold is in the store.
+	// Posted says that what these segments hold is in the store, or need not be.
 	Posted(...Segment)
 	// SetAside keeps a settlement that the store cannot book in a file, for a
 	// human, and returns the file's name. When it returns without an error, the
@@ -177,7 +177,7 @@ func (c *Claim) least() Money {
 }
 
 // Hold reserves what an open request may cost, in all its allowances or in
-// none. It ends exactly once, with Settle.
+// none. It ends exactly once, with Settle or Void.
 type Hold struct {
 	authorizer *Authorizer
 	allowances []Allowance
@@ -260,6 +260,23 @@ func (h *Hold) Settle(s *Settlement) error {
 	h.authorizer.settle(h.allowances, h.amount, s.Cost)
 	h.authorizer.poster.post(posting{settlement: *s, segments: h.segments, allowances: h.allowances})
 	return err
+}
+
+// Void ends the hold of a request of which nothing was sent: it costs nothing,
+// and the store hears nothing of it. What is journaled tells a replay so. An
+// error says that the journal could not take that; the settlement is posted
+// then, lest the replay finds the estimate alone.
+func (h *Hold) Void(s *Settlement) error {
+	if h.ended {
+		return fmt.Errorf("void %s: the hold has ended", s.RequestID)
+	}
+	if err := h.append(RecordSettle, s); err != nil {
+		return errors.Join(err, h.Settle(s))
+	}
+	h.ended = true
+	h.authorizer.settle(h.allowances, h.amount, 0)
+	h.authorizer.journal.Posted(h.segments...)
+	return nil
 }
 
 func (h *Hold) append(kind RecordKind, s *Settlement) error {

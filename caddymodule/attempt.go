@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -31,6 +32,7 @@ type attempt struct {
 	unwatch    func() bool
 	target     int         // of the call's
 	provider   *Provider   // of the target: the call may turn to another
+	payload    []byte      // the body, unless it is an upload
 	sent       atomic.Bool // the transport has begun to send the body
 	pass       upstream.Pass
 	credential upstream.Use
@@ -59,16 +61,15 @@ type attempt struct {
 
 func (c *call) newAttempt(pass upstream.Pass) *attempt {
 	a := &attempt{
-		call: c, target: c.targets.at, provider: c.provider, pass: pass, credential: c.provider.credentials.Pick(),
+		call: c, target: c.targets.at, provider: c.provider, payload: c.payload(), pass: pass, credential: c.provider.credentials.Pick(),
 		began: c.elapsed(), client: c.r.Context().Done(),
 	}
 	// Placeholders in the transport's options must not reach the variables of
 	// the client's request.
 	ctx := context.WithValue(context.WithoutCancel(c.r.Context()), caddyhttp.VarsCtxKey, map[string]any{})
 	a.ctx, a.cancel = context.WithCancelCause(ctx)
-	drain := time.Duration(c.app.Drain)
-	a.unwatch = context.AfterFunc(c.r.Context(), func() { time.AfterFunc(drain, func() { a.cancel(nil) }) })
 	a.watchdog.start(a, time.Duration(c.provider.FirstByteTimeout))
+	a.unwatch = context.AfterFunc(c.r.Context(), a.watchdog.drain)
 	c.response.upstream = a
 	return a
 }
@@ -93,6 +94,7 @@ func (a *attempt) open() {
 		err = a.body.await()
 		a.ttfb = a.call.elapsed()
 	}
+	a.watchdog.waitNot()
 	a.watchdog.patience(time.Duration(a.provider.IdleTimeout))
 	if a.succeeded() && a.call.endpoint.Billing == metering.Metered {
 		err = cmp.Or(err, a.frame())
@@ -132,12 +134,16 @@ const maxPooledBody = 1 << 20
 
 var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// fail notes why there is no answer. What breaks after the client has left
-// says nothing about the provider.
+// errUpload is why an attempt was given up whose client did not send all of
+// its upload.
+var errUpload = fmt.Errorf("upload broke off: %w", context.Canceled)
+
+// fail notes why there is no answer. An attempt that was given up because the
+// client has left says nothing about the provider.
 func (a *attempt) fail(err error) {
 	a.failure = a.cause(err)
 	switch {
-	case a.gone():
+	case errors.Is(a.failure, context.Canceled):
 		a.class = upstream.Abandoned
 	case isTimeout(a.failure):
 		a.class = upstream.TimedOut
@@ -148,12 +154,7 @@ func (a *attempt) fail(err error) {
 
 // cause is why the request to the provider failed: because it was given up, or
 // by itself.
-func (a *attempt) cause(err error) error {
-	if errors.Is(context.Cause(a.ctx), errTimedOut) {
-		return errTimedOut
-	}
-	return err
-}
+func (a *attempt) cause(err error) error { return cmp.Or(context.Cause(a.ctx), err) }
 
 func isTimeout(err error) bool {
 	slow, ok := errors.AsType[net.Error](err)
@@ -239,11 +240,15 @@ type answerBody struct {
 	err     error // that came with the head
 }
 
-// await reads the first bytes.
+// await reads the first bytes. They have been waited for since the attempt
+// began.
 func (b *answerBody) await() error {
 	b.buffer = copyBuffers.Get().(*[]byte)
 	for n := 0; n == 0 && b.err == nil; b.head = (*b.buffer)[:n] {
-		n, b.err = b.read((*b.buffer)[:maxPending])
+		n, b.err = b.ReadCloser.Read((*b.buffer)[:maxPending])
+	}
+	if b.err != nil && !errors.Is(b.err, io.EOF) {
+		b.err = b.attempt.cause(b.err)
 	}
 	if len(b.head) > 0 || errors.Is(b.err, io.EOF) {
 		return nil

@@ -12,7 +12,7 @@ import (
 func (c *call) authorize() *refusal {
 	estimate := c.row
 	var claim billing.Claim
-	if c.rule != nil {
+	if c.hasPrice() {
 		claim = c.dearestClaim()
 		estimate.Usage = metering.Usage{Input: c.request.PromptTokens}
 		c.priceInto(&estimate, metering.Reading{Usage: estimate.Usage, Found: true})

@@ -124,7 +124,6 @@ func loadEngine(config engineConfig) (*engine, error) {
 // breakerChanged tells that requests to a provider are no longer sent, or
 // again.
 func (e *engine) breakerChanged(provider string, c upstream.Change) {
-	observeBreaker(provider, c.To)
 	if c.To != upstream.Open {
 		e.log.Info("a provider's circuit breaker has changed", zap.String("provider", provider),
 			zap.Stringer("from", c.From), zap.Stringer("to", c.To))

@@ -54,6 +54,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 		return next.ServeHTTP(w, r)
 	}
 	c.expose()
+	defer observeRequest(c)
 	if refused != nil {
 		c.refuse(refused)
 		return nil
@@ -67,7 +68,6 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyht
 	if refused := c.serve(); refused != nil {
 		c.refuse(refused)
 	}
-	observeRequest(c)
 	if c.abort {
 		panic(http.ErrAbortHandler) // the provider's answer broke off, so this one does
 	}

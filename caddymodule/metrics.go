@@ -18,11 +18,11 @@ import (
 var (
 	requestsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_llm_gateway_requests_total",
-		Help: "Proxy requests answered, by provider and status code.",
+		Help: "Proxy requests answered, by provider and status code; no provider if neither path nor model led to one.",
 	}, []string{"provider", "code"})
 	refusalsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_llm_gateway_refusals_total",
-		Help: "Proxy requests answered with an error of the gateway's own, by provider and error; no provider if the path is under none.",
+		Help: "Proxy requests answered with an error of the gateway's own, by provider and error; no provider if neither path nor model led to one.",
 	}, []string{"provider", "error"})
 	eventsDroppedTotal = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "caddy_llm_gateway_events_dropped_total",
@@ -53,10 +53,6 @@ var (
 		Name: "caddy_llm_gateway_attempts_total",
 		Help: "Requests sent to providers, retries included, by provider and outcome.",
 	}, []string{"provider", "outcome"})
-	breakerState = prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "caddy_llm_gateway_breaker_state",
-		Help: "State of a provider's circuit breaker: 0 closed, 1 half open (a probe is under way), 2 open.",
-	}, []string{"provider"})
 	restsTotal = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "caddy_llm_gateway_credential_rests_total",
 		Help: "Times that a credential began to rest because the provider refused it, by provider, credential and reason.",
@@ -93,6 +89,29 @@ var (
 	})
 )
 
+// breakerStates are read when they are asked for: a breaker that is open may
+// be tried again some time later, without anything that would tell so.
+type breakerStates struct{}
+
+var breakerState = prometheus.NewDesc("caddy_llm_gateway_breaker_state",
+	"State of a provider's circuit breaker: 0 closed, 1 half open (the next request is a probe, or one is under way), 2 open.",
+	[]string{"provider"}, nil)
+
+// Describe implements prometheus.Collector.
+func (breakerStates) Describe(descriptions chan<- *prometheus.Desc) { descriptions <- breakerState }
+
+// Collect implements prometheus.Collector.
+func (breakerStates) Collect(metrics chan<- prometheus.Metric) {
+	app := Running()
+	if app == nil {
+		return
+	}
+	for name, p := range app.Providers {
+		state := float64(p.state.Breaker.Status().State)
+		metrics <- prometheus.MustNewConstMetric(breakerState, prometheus.GaugeValue, state, name)
+	}
+}
+
 // lag is how far the stores of all open engines are behind.
 func lag() (settlements int, oldest time.Duration) {
 	engines.Range(func(_, value any) bool {
@@ -111,7 +130,7 @@ func lag() (settlements int, oldest time.Duration) {
 func registerMetrics(registry *prometheus.Registry) error {
 	for _, c := range []prometheus.Collector{
 		requestsTotal, refusalsTotal, requestSeconds, tokensTotal, costTotal, settlementsTotal, mismatchesTotal,
-		attemptsTotal, breakerState, restsTotal,
+		attemptsTotal, breakerStates{}, restsTotal,
 		conflictsTotal, rejectedTotal, eventsDroppedTotal, unposted, unpostedOldest,
 		imbalanceNanos, verifiedTimestamp,
 	} {
@@ -142,11 +161,6 @@ func newRequestMetrics(provider string) requestMetrics {
 	return m
 }
 
-// observeBreaker notes the state of a provider's breaker.
-func observeBreaker(provider string, state upstream.State) {
-	breakerState.WithLabelValues(provider).Set(float64(state))
-}
-
 // observeRest counts that a credential began to rest.
 func observeRest(provider, credential string, reason upstream.Class) {
 	restsTotal.WithLabelValues(provider, credential, reason.String()).Inc()
@@ -154,6 +168,8 @@ func observeRest(provider, credential string, reason upstream.Class) {
 
 func observeRequest(c *call) {
 	if c.provider == nil {
+		requestSeconds.WithLabelValues(c.row.Provider).Observe(c.elapsed().Seconds())
+		requestsTotal.WithLabelValues(c.row.Provider, strconv.Itoa(c.row.Status)).Inc()
 		return
 	}
 	m := c.provider.metrics

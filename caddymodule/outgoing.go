@@ -2,6 +2,7 @@ package caddymodule
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"net/textproto"
@@ -28,9 +29,30 @@ func (b *outgoingBody) WriteTo(w io.Writer) (int64, error) {
 
 func (b *outgoingBody) Close() error { return nil }
 
+// upload is a request body that goes to the provider as the client sends it.
+// Neither a client that takes its time nor one that leaves in the middle is the
+// provider's fault.
+type upload struct {
+	io.ReadCloser
+	attempt *attempt
+}
+
+func (u *upload) Read(p []byte) (int, error) {
+	a := u.attempt
+	a.sent.Store(true)
+	a.watchdog.waitNot()
+	n, err := u.ReadCloser.Read(p)
+	a.watchdog.waitFrom(a.call.elapsed())
+	if err != nil && !errors.Is(err, io.EOF) {
+		a.sent.Store(false) // not what anybody would charge for
+		a.cancel(errUpload)
+	}
+	return n, err
+}
+
 func (a *attempt) newBody() io.ReadCloser {
 	b := &outgoingBody{sent: &a.sent}
-	b.Reset(a.call.body)
+	b.Reset(a.payload)
 	return b
 }
 
@@ -48,9 +70,9 @@ func (a *attempt) request() *http.Request {
 	c.provider.authorize(out.Header, a.credential.Secret)
 	switch {
 	case c.uploading():
-		out.Body, out.ContentLength = c.r.Body, c.r.ContentLength
-	case len(c.body) > 0:
-		out.Body, out.ContentLength = a.newBody(), int64(len(c.body))
+		out.Body, out.ContentLength = &upload{c.r.Body, a}, c.r.ContentLength
+	case len(a.payload) > 0:
+		out.Body, out.ContentLength = a.newBody(), int64(len(a.payload))
 		out.GetBody = func() (io.ReadCloser, error) { return a.newBody(), nil }
 	}
 	return out

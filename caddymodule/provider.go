@@ -151,7 +151,6 @@ func (p *Provider) connect(registry *upstream.Registry) {
 	if len(p.secrets) > 0 {
 		p.credentials = p.state.NewPool(p.secrets)
 	}
-	observeBreaker(p.name, p.state.Breaker.Status().State)
 }
 
 func checkProviderName(name string) error {

@@ -60,18 +60,27 @@ func (c *call) ask() (wait time.Duration, next bool) {
 	}
 }
 
-// fallsBack tells whether the next target is asked after this attempt.
+// fallsBack tells whether the next target is asked after this attempt, which
+// may have used up the time.
 func (c *call) fallsBack(a *attempt) bool {
-	return c.hasNextTarget() && !a.gone() && (a.class.Failure() || a.class == upstream.RateLimited)
+	if !c.hasNextTarget() || a.gone() || !a.class.Failure() && a.class != upstream.RateLimited {
+		return false
+	}
+	next := c.targets.list[c.targets.at+1].provider
+	return c.elapsed() < time.Duration(next.TotalTimeout)
 }
 
 var errBreakerOpen = errors.New("the provider's circuit breaker is open")
 
-// unavailable refuses a request whose provider must not be asked.
+// unavailable refuses a request whose provider must not be asked. Like other
+// refusals it has an audit row within bounds.
 func (c *call) unavailable(wait time.Duration) *refusal {
 	refused := refuseUnavailable.because(errBreakerOpen)
 	refused.retryAfter = wait
 	c.row.Status, c.row.Error = refused.status, refused.text
+	if !c.engine.refused.take(c.key.ID, maxRefusedRows, c.engine.now()) {
+		c.void()
+	}
 	return refused
 }
 
@@ -82,6 +91,9 @@ func (c *call) outcomeOf(a *attempt) *refusal {
 	switch {
 	case a.failure == nil:
 		return nil
+	case errors.Is(a.failure, errUpload):
+		c.row.Status, c.row.Error = refuseInvalidBody.status, refuseInvalidBody.text
+		return refuseInvalidBody.because(a.failure)
 	case a.class != upstream.Abandoned:
 		c.row.Status, c.row.Error = refuseUpstream.status, refuseUpstream.text
 	case a.answer != nil:

@@ -29,6 +29,16 @@ func (c *call) settle() {
 	}
 }
 
+// void ends the hold of a request of which nothing was sent, without a row.
+func (c *call) void() {
+	hold := c.hold
+	c.hold = nil
+	if err := hold.Void(&c.row); err != nil {
+		c.engine.requestLog.Error("journal does not take the end of a request that was not sent",
+			zap.String("request_id", c.row.RequestID), zap.Error(err))
+	}
+}
+
 // progress journals what a stream has cost so far, for the case that the
 // gateway ends before the stream does.
 func (c *call) progress(reading metering.Reading) {

@@ -28,7 +28,7 @@ type target struct {
 	model    string
 	rule     *metering.Rule
 	unpriced bool
-	body     []byte // nil before it is aimed at
+	body     []byte // nil before it is asked
 }
 
 // targets are where a request goes, in this order: to the next one when the
@@ -36,14 +36,11 @@ type target struct {
 type targets struct {
 	list []target
 	at   int
-	// asked is the body as the client sent it, but for the question for usage.
-	asked []byte
 }
 
 // resolve finds out where a request in unified mode goes, and checks the key
 // for it. What it may not use is left out; if nothing is left, it is refused.
 func (c *call) resolve() *refusal {
-	c.targets.asked = c.body
 	name := c.model
 	list, refused := c.app.findTargets(name)
 	switch {
@@ -85,13 +82,23 @@ func (c *call) aim(i int) {
 		return
 	}
 	t := &c.targets.list[i]
-	if t.body == nil {
-		t.body = metering.SetModel(c.targets.asked, t.model)
-	}
 	c.targets.at = i
-	c.provider, c.row.Provider, c.body = t.provider, t.provider.name, t.body
+	c.provider, c.row.Provider = t.provider, t.provider.name
 	c.rule, c.unpriced = t.rule, t.unpriced
 	c.setModel(t.model)
+}
+
+// payload is the body that the provider gets: the client's, with the target's
+// own name for the model.
+func (c *call) payload() []byte {
+	if len(c.targets.list) == 0 {
+		return c.body
+	}
+	t := &c.targets.list[c.targets.at]
+	if t.body == nil {
+		t.body = metering.SetModel(c.body, t.model)
+	}
+	return t.body
 }
 
 // hasNextTarget tells whether there is somebody else to ask.
@@ -126,15 +133,25 @@ func (c *call) priceTargets() *refusal {
 	return nil
 }
 
+// hasPrice tells whether the request costs something wherever it may be
+// answered: a target without a price may have one with a price behind it.
+func (c *call) hasPrice() bool {
+	return c.rule != nil || slices.ContainsFunc(c.targets.list, func(t target) bool { return t.rule != nil })
+}
+
 // dearestClaim is what to hold for a request that has a price, wherever it is
 // answered.
 func (c *call) dearestClaim() billing.Claim {
-	dearest := c.claim()
+	if len(c.targets.list) == 0 {
+		return c.claim()
+	}
+	var dearest billing.Claim
 	for i := range c.targets.list {
 		if c.aim(i); c.rule == nil {
 			continue
 		}
 		claim := c.claim()
+		dearest.Allowances = claim.Allowances
 		dearest.Amount, dearest.Least = max(dearest.Amount, claim.Amount), max(dearest.Least, claim.Least)
 	}
 	c.aim(0)

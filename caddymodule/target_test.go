@@ -230,6 +230,22 @@ func TestHoldCoversTheDearestTarget(t *testing.T) {
 	}
 }
 
+// TestTargetsWithoutAPriceDoNotHideThoseWithOne has a target that is recorded
+// without a price in front of one that costs something.
+func TestTargetsWithoutAPriceDoNotHideThoseWithOne(t *testing.T) {
+	n := startRouted(t, "unpriced record\nroute both {\nunreachable/unknown\nb/gpt-4o\n}")
+	n.buy(t, metering.USD)
+	poor := n.limited(t, millicent)
+	const body = `{"model":"both","max_tokens":1000,"messages":[{"role":"user","content":"Hello"}]}`
+	if res := n.do(t, "POST", unifiedPath, poor, body); res.Header.Get("X-Gateway-Error") != "spend_exceeded" {
+		t.Errorf("status %d, %q", res.StatusCode, res.Header.Get("X-Gateway-Error"))
+	}
+	res := n.do(t, "POST", unifiedPath, n.key(t, nil), body)
+	if row := n.row(t, res.Header.Get("X-Request-Id")); res.StatusCode != 200 || row.Cost == 0 || row.Attempts != 2 {
+		t.Errorf("status %d, cost %s after %d attempts", res.StatusCode, row.Cost, row.Attempts)
+	}
+}
+
 // TestManyRequestsFallBackAtOnce is for the race detector: attempts that are
 // given up must not look at what the request has turned to.
 func TestManyRequestsFallBackAtOnce(t *testing.T) {

@@ -3,6 +3,7 @@ package caddymodule
 import (
 	"errors"
 	"math"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -19,8 +20,10 @@ var errTimedOut = errors.New("timed out")
 type watchdog struct {
 	attempt *attempt
 	timer   *time.Timer
+	setting sync.Mutex   // or an older setting of the timer might come last
 	limit   atomic.Int64 // of silence, a time.Duration
 	since   atomic.Int64 // when the waiting began; notWaiting if nobody waits
+	until   atomic.Int64 // how long it is drained
 }
 
 const notWaiting = -1
@@ -30,6 +33,7 @@ func (w *watchdog) start(a *attempt, limit time.Duration) {
 	w.attempt = a
 	w.limit.Store(int64(limit))
 	w.since.Store(int64(a.began))
+	w.until.Store(math.MaxInt64)
 	// It must not go off before it is assigned.
 	w.timer = time.AfterFunc(math.MaxInt64, w.look)
 	w.timer.Reset(min(limit, w.rest(a.began)))
@@ -37,13 +41,26 @@ func (w *watchdog) start(a *attempt, limit time.Duration) {
 
 // patience changes the limit.
 func (w *watchdog) patience(limit time.Duration) {
+	w.setting.Lock()
+	defer w.setting.Unlock()
 	w.limit.Store(int64(limit))
 	w.timer.Reset(min(limit, w.rest(w.attempt.call.elapsed())))
 }
 
-// rest is how long the request may still take in all.
+// drain bounds what is left of an attempt whose client has left.
+func (w *watchdog) drain() {
+	w.setting.Lock()
+	defer w.setting.Unlock()
+	c := w.attempt.call
+	now := c.elapsed()
+	w.until.Store(int64(now) + int64(c.app.Drain))
+	w.timer.Reset(max(0, w.rest(now)))
+}
+
+// rest is how long the attempt may still take in all.
 func (w *watchdog) rest(now time.Duration) time.Duration {
-	return time.Duration(w.attempt.provider.TotalTimeout) - now
+	end := min(time.Duration(w.attempt.provider.TotalTimeout), time.Duration(w.until.Load()))
+	return end - now
 }
 
 // waitFrom notes that somebody waits since then, and waitNot that nobody does.
@@ -55,15 +72,20 @@ func (w *watchdog) look() {
 	if w.attempt.ctx.Err() != nil {
 		return
 	}
+	w.setting.Lock()
+	defer w.setting.Unlock()
 	now := w.attempt.call.elapsed()
 	left := time.Duration(w.limit.Load())
 	if since := w.since.Load(); since != notWaiting {
 		left -= now - time.Duration(since)
 	}
 	left = min(left, w.rest(now))
-	if left <= 0 {
+	switch {
+	case left > 0:
+		w.timer.Reset(left)
+	case now >= time.Duration(w.until.Load()):
+		w.attempt.cancel(nil) // the client has left, and this was enough
+	default:
 		w.attempt.cancel(errTimedOut)
-		return
 	}
-	w.timer.Reset(left)
 }

@@ -8,20 +8,27 @@ import (
 	"modernc.org/sqlite"
 )
 
-// newConnector returns the driver's connector, for connections whose statements
-// also take bulkArgs.
-func newConnector(dsn string) (driver.Connector, error) {
-	c, err := sqlite.NewConnector(dsn)
+// newConnector returns the driver's connector with an option, for connections
+// to the store's own file whose statements also take bulkArgs.
+func (s *Store) newConnector(option, value string) (driver.Connector, error) {
+	c, err := sqlite.NewConnector(dsn(s.path, option, value))
 	if err != nil {
 		return nil, err
 	}
-	return connector{c}, nil
+	return connector{c, s.checkFile}, nil
 }
 
-type connector struct{ driver.Connector }
+type connector struct {
+	driver.Connector
+	check func() error
+}
 
-// Connect implements driver.Connector.
+// Connect implements driver.Connector. Connections are made when they are
+// needed: another file may be in the place of the store's by then.
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
 	opened, err := c.Connector.Connect(ctx)
 	if err != nil {
 		return nil, err

@@ -65,14 +65,15 @@ func open(ctx context.Context, path string) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{path: path, file: file}
-	connector, err := newConnector(dsn(path, "_txlock", "immediate"))
+	writer, err := s.newConnector("_txlock", "immediate")
 	if err != nil {
 		return nil, err
 	}
-	s.writer = sql.OpenDB(connector)
-	if s.reader, err = sql.Open("sqlite", dsn(path, "_pragma", "query_only(1)")); err != nil {
-		return nil, errors.Join(err, s.writer.Close())
+	reader, err := s.newConnector("_pragma", "query_only(1)")
+	if err != nil {
+		return nil, err
 	}
+	s.writer, s.reader = sql.OpenDB(writer), sql.OpenDB(reader)
 	s.writer.SetMaxOpenConns(1)
 	s.reader.SetMaxOpenConns(readers)
 	s.reader.SetMaxIdleConns(readers)
@@ -102,8 +103,11 @@ func create(path string) (os.FileInfo, error) {
 // dsn returns the address of the file with the settings of each connection.
 // A commit is on disk when it returns (synchronous FULL); deletes by REPLACE
 // fire the triggers that forbid them (recursive_triggers).
+//
+// The file must be there (mode rw). Where it is away for a moment, SQLite would
+// make an empty one, which then takes over the log of the one that comes back.
 func dsn(path, option, value string) string {
-	q := url.Values{"_pragma": {
+	q := url.Values{"mode": {"rw"}, "_pragma": {
 		"busy_timeout(5000)",
 		"journal_mode(WAL)",
 		"synchronous(FULL)",

@@ -23,7 +23,7 @@ const (
 type State uint8
 
 // A breaker is Closed while the provider works, Open while nothing is sent to
-// it, and HalfOpen while a probe is under way.
+// it, and HalfOpen when the next request is a probe, or one is under way.
 const (
 	Closed State = iota
 	HalfOpen
@@ -177,7 +177,11 @@ type BreakerStatus struct {
 func (b *Breaker) Status() BreakerStatus {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s := BreakerStatus{State: b.state, Consecutive: b.consecutive, LastMinute: *b.recent.counts(b.now())}
+	now := b.now()
+	s := BreakerStatus{State: b.state, Consecutive: b.consecutive, LastMinute: *b.recent.counts(now)}
+	if b.state == Open && !b.retry.After(now) {
+		s.State = HalfOpen
+	}
 	if b.state != Closed {
 		s.OpenedAt, s.RetryAt = b.opened, b.retry
 	}

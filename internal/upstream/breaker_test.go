@@ -119,7 +119,14 @@ func TestOneProbeAtATime(t *testing.T) {
 	t.Parallel()
 	c := newClock()
 	b := opened(t, c)
-	c.advance(openFor)
+	c.advance(openFor - 1)
+	if s := b.Status().State; s != Open {
+		t.Errorf("%s a moment before a probe may go", s)
+	}
+	c.advance(1)
+	if s := b.Status().State; s != HalfOpen {
+		t.Errorf("%s when a probe may go", s)
+	}
 	probe, _, ok := b.Allow()
 	if !ok {
 		t.Fatal("no probe after the breaker was open long enough")
