@@ -1,6 +1,7 @@
 package sqlite
 
 import (
+	"context"
 	"database/sql"
 	"errors"
 	"path/filepath"
@@ -81,7 +82,9 @@ func TestLockedFileMayPass(t *testing.T) {
 	if _, err := another.ExecContext(t.Context(), "BEGIN IMMEDIATE"); err != nil {
 		t.Fatal(err)
 	}
-	_, err = s.Post(t.Context(), "node", []billing.Settlement{owed("req_1")})
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err = s.Post(ctx, "node", []billing.Settlement{owed("req_1")})
 	if err == nil || errors.Is(err, billing.ErrInvalid) || !strings.Contains(err.Error(), "locked") {
 		t.Errorf("error of a locked file is %v", err)
 	}
