@@ -59,8 +59,9 @@ type engine struct {
 	events     *events
 	balances   *balances
 	upstreams  *upstream.Registry // how the providers and their credentials do
-	// now is the clock that requests arrive by: it decides their periods.
-	now func() time.Time
+	// clock is what requests arrive by: it decides their periods. Tests set it;
+	// nil is the machine's.
+	clock atomic.Pointer[func() time.Time]
 
 	opening sync.Mutex
 	opened  chan struct{} // closed when all of the above is set
@@ -110,15 +111,22 @@ func loadEngine(config engineConfig) (*engine, error) {
 			verifier:   newVerifier(),
 			events:     newEvents(log),
 			balances:   newBalances(),
-			now:        time.Now,
 		}
-		e.upstreams = upstream.NewRegistry(func() time.Time { return e.now() }, e.breakerChanged)
+		e.upstreams = upstream.NewRegistry(e.now, e.breakerChanged)
 		return e, nil
 	})
 	if err != nil {
 		return nil, err
 	}
 	return e.(*engine), nil
+}
+
+// now is the time by the engine's clock.
+func (e *engine) now() time.Time {
+	if clock := e.clock.Load(); clock != nil {
+		return (*clock)()
+	}
+	return time.Now()
 }
 
 // breakerChanged tells that requests to a provider are no longer sent, or

@@ -161,10 +161,8 @@ func (e *events) queued() (data []map[string]any) {
 func TestLimitReachedIsToldOnceAMinuteForEachKeyAndLimit(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 23, 12, 0, 30, 0, time.UTC)
-	e := &engine{
-		events: subscribed(t, handlerFunc(func(caddy.Event) {})),
-		now:    func() time.Time { return now },
-	}
+	e := &engine{events: subscribed(t, handlerFunc(func(caddy.Event) {}))}
+	e.clock.Store(new(func() time.Time { return now }))
 	refuse := func(key string, refused refusal) {
 		c := &call{app: new(App), engine: e, key: &proxyKey{Key: billing.Key{ID: key}}}
 		c.key.organization.Budget, c.key.organization.BudgetPeriod = new(metering.Money), billing.Daily

@@ -145,12 +145,12 @@ func TestAWeekEndsInTheMiddleOfRequests(t *testing.T) {
 		o.Budget, o.BudgetPeriod, o.WeekStart = new(limit), billing.Weekly, billing.Monday
 	})
 	var sent atomic.Int64
-	n.app.engine.now = func() time.Time {
+	n.app.engine.clock.Store(new(func() time.Time {
 		if sent.Load() <= requests/2 {
 			return monday.Add(-1)
 		}
 		return monday
-	}
+	}))
 	var group sync.WaitGroup
 	for range clients {
 		group.Go(func() {

@@ -16,7 +16,7 @@ import (
 func TestOpenBreakersDoNotFillTheBooks(t *testing.T) {
 	n := start(t, "")
 	n.buy(t, metering.USD)
-	n.app.engine.now = func() time.Time { return time.Date(2026, 11, 23, 12, 0, 30, 0, time.UTC) }
+	n.app.engine.clock.Store(new(func() time.Time { return time.Date(2026, 11, 23, 12, 0, 30, 0, time.UTC) }))
 	n.freeze()
 	breaker := n.app.Providers["openai"].state.Breaker
 	for range 10 {
