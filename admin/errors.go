@@ -52,6 +52,11 @@ func notFound(noun string) error {
 	return &problem{status: http.StatusNotFound, Message: "no such " + noun + ": check the id"}
 }
 
+var errNoProject = &problem{
+	status:  http.StatusNotFound,
+	Message: "no settings for a project of this name: PUT makes them, and GET /v1/projects lists all",
+}
+
 // faults collects what is wrong with a request's input.
 type faults []problemDetail
 
@@ -137,7 +142,8 @@ func (a *api) present(ctx huma.Context, _ string, body any) (any, error) {
 			f = append(f, names...)
 			continue
 		}
-		f.add(d.Location, d.Message)
+		// Enumerations of fields that may be null have Go's word for it.
+		f.add(d.Location, strings.ReplaceAll(d.Message, "<nil>", "null"))
 	}
 	slices.SortFunc(f, func(x, y problemDetail) int { return cmp.Compare(x.Location, y.Location) })
 	switch {

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"time"
-	"unicode/utf8"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/danielgtaylor/huma/v2"
@@ -73,12 +73,12 @@ func (a *api) listProjects(ctx context.Context, in *Paging) (*body[list[project]
 }
 
 func (a *api) getProject(ctx context.Context, in *projectInput) (*body[project], error) {
-	if !isProjectName(in.Name) {
-		return nil, notFound("project")
+	if !projectName.MatchString(in.Name) {
+		return nil, errNoProject
 	}
 	p, err := a.gateway.Store().Project(ctx, organizationOf(ctx), in.Name)
 	if errors.Is(err, billing.ErrNotFound) {
-		return nil, notFound("project")
+		return nil, errNoProject
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading a project: %w", err)
@@ -88,8 +88,8 @@ func (a *api) getProject(ctx context.Context, in *projectInput) (*body[project],
 
 func (a *api) putProject(ctx context.Context, in *putProjectInput) (*body[project], error) {
 	var f faults
-	if !isProjectName(in.Name) {
-		f.add("path.name", "expected a name of 1 to 64 characters without control characters")
+	if !projectName.MatchString(in.Name) {
+		f.add("path.name", "expected what keys can have as their project: 1 to 64 letters, digits, '.', '_' and '-'")
 		return nil, f.err()
 	}
 	p, err := a.gateway.Store().PutProject(ctx, organizationOf(ctx), in.Name, func(p *billing.Project) error {
@@ -104,13 +104,13 @@ func (a *api) putProject(ctx context.Context, in *putProjectInput) (*body[projec
 }
 
 func (a *api) deleteProject(ctx context.Context, in *projectInput) (*struct{}, error) {
-	if !isProjectName(in.Name) {
-		return nil, notFound("project")
+	if !projectName.MatchString(in.Name) {
+		return nil, errNoProject
 	}
 	org := organizationOf(ctx)
 	err := a.gateway.Store().DeleteProject(ctx, org, in.Name)
 	if errors.Is(err, billing.ErrNotFound) {
-		return nil, notFound("project")
+		return nil, errNoProject
 	}
 	if err != nil {
 		return nil, fmt.Errorf("deleting a project: %w", err)
@@ -119,10 +119,8 @@ func (a *api) deleteProject(ctx context.Context, in *projectInput) (*struct{}, e
 	return nil, nil
 }
 
-func isProjectName(name string) bool {
-	const longest = 64
-	return name != "" && utf8.RuneCountInString(name) <= longest && isPlainText(name)
-}
+// projectName is what the field project of keys may be.
+var projectName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
 func (a *api) answerProject(ctx context.Context, p billing.Project) (*body[project], error) {
 	data, err := a.projects(ctx, []billing.Project{p})

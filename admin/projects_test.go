@@ -18,10 +18,10 @@ func TestProjectsAreMadeChangedAndRemoved(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t)
 	c := newClient(t, g)
-	const path = "/v1/projects/web%20search"
-	c.do(http.MethodGet, path, "").want(t, http.StatusNotFound, "no such project")
+	const path = "/v1/projects/web.search"
+	c.do(http.MethodGet, path, "").want(t, http.StatusNotFound, "no settings for a project of this name")
 	for _, x := range []struct{ body, want string }{
-		{`{}`, `"name":"web search","max_dollars":null,"soft_dollars":null,"period":"never","spent_nanos":0,"period_start":null`},
+		{`{}`, `"name":"web.search","max_dollars":null,"soft_dollars":null,"period":"never","spent_nanos":0,"period_start":null`},
 		{`{"max_dollars":"20.000000001","soft_dollars":16,"period":"monthly"}`, `"max_dollars":20.000000001,"soft_dollars":16,"period":"monthly"`},
 		{`{"soft_dollars":null}`, `"max_dollars":20.000000001,"soft_dollars":null,"period":"monthly"`},
 		{`{"period":null,"max_dollars":0}`, `"max_dollars":0,"soft_dollars":null,"period":"never"`},
@@ -29,11 +29,11 @@ func TestProjectsAreMadeChangedAndRemoved(t *testing.T) {
 		c.do(http.MethodPut, path, x.body).want(t, http.StatusOK, x.want)
 		c.do(http.MethodGet, path, "").want(t, http.StatusOK, x.want)
 	}
-	c.with(organizationHeader, otherOrg).do(http.MethodGet, path, "").want(t, http.StatusNotFound, "no such project")
+	c.with(organizationHeader, otherOrg).do(http.MethodGet, path, "").want(t, http.StatusNotFound, "no settings for a project of this name")
 	c.do(http.MethodDelete, path, "").want(t, http.StatusNoContent)
-	c.do(http.MethodDelete, path, "").want(t, http.StatusNotFound, "no such project")
-	c.do(http.MethodGet, path, "").want(t, http.StatusNotFound, "no such project")
-	if len(g.projects) != 5 || g.projects[4].Name != "web search" || g.projects[4].OrganizationID != billing.DefaultOrganization {
+	c.do(http.MethodDelete, path, "").want(t, http.StatusNotFound, "no settings for a project of this name")
+	c.do(http.MethodGet, path, "").want(t, http.StatusNotFound, "no settings for a project of this name")
+	if len(g.projects) != 5 || g.projects[4].Name != "web.search" || g.projects[4].OrganizationID != billing.DefaultOrganization {
 		t.Errorf("announced %+v, want four changes and a removal", g.projects)
 	}
 }
@@ -53,7 +53,8 @@ func TestFaultyProjectsAreRefusedByField(t *testing.T) {
 		}
 		c.do(http.MethodPut, "/v1/projects/search", body).want(t, http.StatusUnprocessableEntity, `"location":"body.`+x.field+`"`)
 	}
-	for _, name := range []string{strings.Repeat("x", 65), "a%00b", "%0A", "%FF"} {
+	c.do(http.MethodPut, "/v1/projects/search", `{"period":"hourly"}`).want(t, http.StatusUnprocessableEntity, `never, null`)
+	for _, name := range []string{strings.Repeat("x", 65), "a%00b", "%0A", "%FF", "a%20b", "%C3%A4"} {
 		c.do(http.MethodPut, "/v1/projects/"+name, `{}`).want(t, http.StatusUnprocessableEntity, `"location":"path.name"`)
 		c.do(http.MethodGet, "/v1/projects/"+name, "").want(t, http.StatusNotFound)
 		c.do(http.MethodDelete, "/v1/projects/"+name, "").want(t, http.StatusNotFound)

@@ -276,6 +276,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := a.validateRoutes(); err != nil {
 		return err
 	}
+	a.warnOfUnpricedTargets()
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}

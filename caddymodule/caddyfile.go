@@ -1,8 +1,10 @@
 package caddymodule
 
 import (
+	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -103,7 +105,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		option := d.Val()
 		parse, ok := appOptions[option]
 		if !ok {
-			return d.Errf("unrecognized llm_gateway option %q", option)
+			return d.Errf("unrecognized llm_gateway option %q: there are %s", option, namesOf(appOptions))
 		}
 		if seen[option] && !repeatable[option] {
 			return d.Errf("llm_gateway option %q is given twice", option)
@@ -173,7 +175,7 @@ func (a *App) parseJournal(d *caddyfile.Dispenser) error {
 	}
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		if d.Val() != "sync" {
-			return d.Errf("unrecognized journal option %q", d.Val())
+			return d.Errf("unrecognized journal option %q: there is sync", d.Val())
 		}
 		var sync string
 		if err := oneArg(d, &sync); err != nil {
@@ -298,6 +300,14 @@ func (a *App) parseProvider(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// providerOptions are the options of a provider, but for its timeouts.
+const providerOptions = "protocol, base_url, api_key, credential, free_route, transport, retries"
+
+// namesOf lists the options that are keys of a map, for errors.
+func namesOf[V any](options map[string]V) string {
+	return strings.Join(slices.Sorted(maps.Keys(options)), ", ")
+}
+
 func (p *Provider) parseOption(d *caddyfile.Dispenser) error {
 	switch d.Val() {
 	case "protocol":
@@ -332,7 +342,7 @@ func (p *Provider) parseOption(d *caddyfile.Dispenser) error {
 	if ours, err := p.Patience.parseOption(d); ours {
 		return err
 	}
-	return d.Errf("unrecognized provider option %q", d.Val())
+	return d.Errf("unrecognized provider option %q: there are %s, %s", d.Val(), providerOptions, namesOf(p.timeouts()))
 }
 
 func (p *Provider) parseTransport(d *caddyfile.Dispenser) error {
@@ -374,7 +384,7 @@ func (a *App) parsePrice(d *caddyfile.Dispenser) error {
 	for nesting := d.Nesting(); d.NextBlock(nesting); {
 		rate, ok := rates[d.Val()]
 		if !ok {
-			return d.Errf("unrecognized rate %q", d.Val())
+			return d.Errf("unrecognized rate %q: there are %s", d.Val(), namesOf(rates))
 		}
 		if err := oneArg(d, rate); err != nil {
 			return err

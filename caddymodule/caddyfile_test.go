@@ -71,7 +71,7 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 		line          string
 		want          string
 	}{
-		{"unknown option", "speling yes", "Caddyfile:3", `unrecognized llm_gateway option "speling"`},
+		{"unknown option", "speling yes", "Caddyfile:3", `unrecognized llm_gateway option "speling": there are admin_token, billing, `},
 		{"option twice", "discount 1%\ndiscount 2%", "Caddyfile:4", `"discount" is given twice`},
 		{"unknown storage", "storage mysql x", "Caddyfile:3", `unknown storage "mysql"`},
 		{"storage without a place", "storage sqlite", "Caddyfile:3", "want: storage sqlite <path>"},
@@ -93,7 +93,7 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 		{"provider without base_url", "provider mistral {\nprotocol openai\n}", "Caddyfile:5", "needs a base_url"},
 		{"provider with a reserved name", "provider v1 {\n}", "Caddyfile:3", "cannot name a provider"},
 		{"provider with a bad name", "provider A/b {\n}", "Caddyfile:3", "lower-case letters"},
-		{"unknown provider option", "provider openai {\napi_kye x\n}", "Caddyfile:4", `unrecognized provider option "api_kye"`},
+		{"unknown provider option", "provider openai {\napi_kye x\n}", "Caddyfile:4", `unrecognized provider option "api_kye": there are protocol, base_url, api_key, `},
 		{"unknown protocol", "provider x {\nprotocol soap\n}", "Caddyfile:4", `unknown protocol "soap"`},
 		{"unknown transport", "provider openai {\ntransport pigeon\n}", "Caddyfile:4", "pigeon"},
 		{"unknown transport option", "provider openai {\ntransport http {\nwings 2\n}\n}", "Caddyfile:5", "wings"},
@@ -117,7 +117,7 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 		{"timeout of nothing", "idle_timeout 0s", "Caddyfile:3", "from 1ms to 24h"},
 		{"timeout of a provider twice", "provider openai {\ntotal_timeout 1s\ntotal_timeout 2s\n}", "Caddyfile:5", "total_timeout is given twice"},
 		{"connect_timeout beside a transport", "provider openai {\nconnect_timeout 1s\ntransport http\n}", "Caddyfile:6", "give your transport a dial_timeout"},
-		{"unknown rate", "price openai m {\ninptu 1\n}", "Caddyfile:4", `unrecognized rate "inptu"`},
+		{"unknown rate", "price openai m {\ninptu 1\n}", "Caddyfile:4", `unrecognized rate "inptu": there are cache_read, `},
 		{"negative rate", "price openai m {\ninput -1\n}", "Caddyfile:4", "at least 0"},
 		{"price without output", "price openai m {\ninput 1\n}", "Caddyfile:5", "must be stated"},
 		{"unknown error format", "error_format xml", "Caddyfile:3", `unknown error format "xml"`},

@@ -158,26 +158,33 @@ func (e *events) limitReached(c *call, refused *refusal) {
 		"project":         c.row.Project,
 		"limit":           refused.text,
 	}
-	if start := c.periodOf(refused); !start.IsZero() {
-		data["period_start"] = formatTime(start)
+	if kind, ok := refused.spendKind(); ok {
+		data["kind"] = spendKinds[kind]
+		if start := c.periodOf(kind); !start.IsZero() {
+			data["period_start"] = formatTime(start)
+		}
 	}
 	e.offer(eventLimitReached, data)
 }
 
-// periodOf is the start of the period whose spend has reached a limit; zero
-// for limits that have none.
-func (c *call) periodOf(refused *refusal) time.Time {
-	var kind billing.AllowanceKind
+// spendKind is whose spend has reached its limit; false if the refusal is for
+// something else.
+func (e *refusal) spendKind() (billing.AllowanceKind, bool) {
 	switch {
-	case refused.text == refuseSpend.text:
-		kind = billing.KeySpend
-	case errors.Is(refused.cause, billing.ErrProjectBudgetExceeded):
-		kind = billing.ProjectBudget
-	case refused.text == refuseBudget.text:
-		kind = billing.Budget
+	case e.text == refuseSpend.text:
+		return billing.KeySpend, true
+	case e.text != refuseBudget.text:
+		return "", false
+	case errors.Is(e, billing.ErrProjectBudgetExceeded):
+		return billing.ProjectBudget, true
 	default:
-		return time.Time{}
+		return billing.Budget, true
 	}
+}
+
+// periodOf is the start of the request's period of an allowance; zero if that
+// has none.
+func (c *call) periodOf(kind billing.AllowanceKind) time.Time {
 	for _, a := range c.allowances() {
 		if a.Kind == kind && a.Period != billing.Never {
 			return a.Start
@@ -201,8 +208,8 @@ func (m softMark) covers(l billing.SoftLimit) bool {
 	return l.Allowance.Start.Before(m.allowance.Start) && !l.Allowance.Overlaps(m.allowance)
 }
 
-// softKinds are what subscribers are told of whose spend it is.
-var softKinds = map[billing.AllowanceKind]string{
+// spendKinds are what subscribers are told of whose spend it is.
+var spendKinds = map[billing.AllowanceKind]string{
 	billing.Budget: "organization", billing.ProjectBudget: "project", billing.KeySpend: "key",
 }
 
@@ -220,7 +227,7 @@ func (e *events) budgetSoft(r *billing.SoftReached) {
 	}
 	data := map[string]any{
 		"organization_id": payer.OrganizationID,
-		"kind":            softKinds[payer.Kind],
+		"kind":            spendKinds[payer.Kind],
 		"id":              payer.Subject,
 		"period":          string(r.Allowance.Period),
 		"spent_nanos":     int64(r.Spent),

@@ -177,15 +177,22 @@ func TestLimitReachedIsToldOnceAMinuteForEachKeyAndLimit(t *testing.T) {
 		refuse("key_2", refuseModel)
 		refuse("key_2", refuseLedger)
 		refuse("key_3", *refuseBudget.because(billing.ErrProjectBudgetExceeded))
+		refuse("key_3", refuseSpend)
 	}
 	now = now.Add(time.Minute)
 	refuse("key_2", refuseRate)
 	var got []string
 	for _, data := range e.events.queued() {
-		got = append(got, fmt.Sprint(data["key_id"], " ", data["limit"], " ", data["period_start"]))
+		got = append(got, fmt.Sprint(data["key_id"], " ", data["limit"], " ", data["kind"], " ", data["period_start"]))
 	}
-	want := []string{"key_1 rate_limited <nil>", "key_1 budget_exceeded 2026-11-23T00:00:00Z", "key_2 rate_limited <nil>",
-		"key_3 budget_exceeded 2026-11-01T00:00:00Z", "key_2 rate_limited <nil>"}
+	want := []string{
+		"key_1 rate_limited <nil> <nil>",
+		"key_1 budget_exceeded organization 2026-11-23T00:00:00Z",
+		"key_2 rate_limited <nil> <nil>",
+		"key_3 budget_exceeded project 2026-11-01T00:00:00Z",
+		"key_3 spend_exceeded key <nil>",
+		"key_2 rate_limited <nil> <nil>",
+	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("told (-want +got):\n%s", diff)
 	}

@@ -95,7 +95,10 @@ func (c *call) refuseQuota(claim *billing.QuotaClaim) *refusal {
 		c.w.Header().Set("X-RateLimit-Scope", "organization")
 	case billing.KeyTPM:
 		refused = refuseTokenRate
-		if claim.Amount > claim.Limit {
+		switch {
+		case c.request.MaxTokens == 0:
+			refused.help = "The request sets no limit of generated tokens, so more than it needs may have to be left: send max_tokens."
+		case claim.Amount > claim.Limit:
 			refused.help = fmt.Sprintf("The prompt and max_tokens are about %d tokens together, and the key has %d a minute: "+
 				"lower max_tokens, or raise the key's rate_limit_tpm.", claim.Amount, claim.Limit)
 		}

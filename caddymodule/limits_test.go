@@ -117,6 +117,9 @@ func TestTokensAreReservedAndCorrected(t *testing.T) {
 	read(t, send(0, "X-Sandbox-Prompt", "40", "X-Sandbox-Completion", "2000"))
 	res = send(1)
 	wants(t, "used up", res.Header, "X-Gateway-Error", "token_rate_limited", "X-RateLimit-Tokens-Remaining", "0")
+	if answer := read(t, send(0)); !strings.Contains(answer, "send max_tokens") {
+		t.Errorf("used up, without max_tokens: %s", answer)
+	}
 }
 
 func TestRefusedSpendUsesNoTokensAndIsNotOpen(t *testing.T) {

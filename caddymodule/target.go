@@ -7,8 +7,10 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
+	"go.uber.org/zap"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/internal/glob"
@@ -224,6 +226,22 @@ func (a *App) validateRoutes() error {
 		}
 	}
 	return nil
+}
+
+// warnOfUnpricedTargets tells of targets that requests never reach.
+func (a *App) warnOfUnpricedTargets() {
+	if a.Unpriced != unpricedRefuse {
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(a.Routes)) {
+		for _, text := range a.Routes[name] {
+			provider, model := splitTarget(text)
+			if _, priced := a.book.Find(provider, model, time.Now()); !priced {
+				a.log.Warn("target has no price: its route leaves it out, until there is a `price` for it",
+					zap.String("route", name), zap.String("target", text))
+			}
+		}
+	}
 }
 
 func checkRouteName(name string) error {

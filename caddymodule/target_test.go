@@ -11,6 +11,9 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/caddyserver/caddy/v2"
 
@@ -262,4 +265,34 @@ func TestManyRequestsFallBackAtOnce(t *testing.T) {
 		})
 	}
 	group.Wait()
+}
+
+func TestTargetsThatRequestsNeverReachAreLogged(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		unpriced string
+		want     []string
+	}{
+		{unpricedRefuse, []string{"fast openai/nobody-knows", "slow openai/large"}},
+		{unpricedCeiling, nil},
+		{unpricedRecord, nil},
+	} {
+		core, logs := observer.New(zapcore.WarnLevel)
+		app := &App{
+			Unpriced: test.unpriced, log: zap.New(core),
+			Routes: map[string][]string{"slow": {"openai/large"}, "fast": {"openai/gpt-4o", "openai/nobody-knows"}},
+		}
+		if err := app.provisionPrices(); err != nil {
+			t.Fatal(err)
+		}
+		app.warnOfUnpricedTargets()
+		var got []string
+		for _, entry := range logs.All() {
+			fields := entry.ContextMap()
+			got = append(got, fmt.Sprint(fields["route"], " ", fields["target"]))
+		}
+		if diff := cmp.Diff(test.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", test.unpriced, diff)
+		}
+	}
 }
