@@ -8,9 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"path/filepath"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -20,7 +18,6 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/journal"
-	"github.com/caddy-llm-gateway/gateway/billing/stripe"
 	"github.com/caddy-llm-gateway/gateway/metering"
 )
 
@@ -158,76 +155,6 @@ type Journal struct {
 	// the operating system likes ("off"). None of them loses a record when
 	// the gateway crashes; they differ in what a power cut can lose.
 	Sync journal.Sync `json:"sync,omitempty"`
-}
-
-// Billing configures how credits are bought.
-type Billing struct {
-	// Mode is "development": purchases are granted at once, without payment;
-	// or "stripe": they are paid for at Stripe Checkout first.
-	Mode string `json:"mode"`
-	// SecretKey opens Stripe's API: a placeholder such as
-	// {env.STRIPE_SECRET_KEY}, resolved when the configuration is loaded.
-	SecretKey string `json:"secret_key,omitempty"`
-	// WebhookSecret proves that webhooks are Stripe's. It is usually a
-	// placeholder, too.
-	WebhookSecret string `json:"webhook_secret,omitempty"`
-	// SuccessURL is where the customer's browser goes after it has paid.
-	// Default: "/" at the address that the purchase was asked of.
-	SuccessURL string `json:"success_url,omitempty"`
-	// CancelURL is where it goes from a purchase that is not paid for.
-	// Default: like SuccessURL.
-	CancelURL string `json:"cancel_url,omitempty"`
-	// APIBase is the address of a server to use in place of Stripe's, for
-	// tests.
-	APIBase string `json:"api_base,omitempty"`
-	// Packages are what can be bought.
-	Packages []*Package `json:"packages,omitempty"`
-
-	checkout *stripe.Checkout
-}
-
-const (
-	billingDevelopment = "development"
-	billingStripe      = "stripe"
-)
-
-// provision resolves the secrets. It does not connect to Stripe.
-func (b *Billing) provision(repl *caddy.Replacer) error {
-	if b.Mode != billingStripe {
-		return nil
-	}
-	var err error
-	b.checkout, err = stripe.NewCheckout(stripe.Config{
-		SecretKey:     repl.ReplaceAll(b.SecretKey, ""),
-		WebhookSecret: repl.ReplaceAll(b.WebhookSecret, ""),
-		SuccessURL:    b.SuccessURL,
-		CancelURL:     b.CancelURL,
-		APIBase:       b.APIBase,
-	})
-	if err != nil {
-		return fmt.Errorf("billing stripe: %w", err)
-	}
-	return nil
-}
-
-// Package is an amount of credits at a price.
-type Package struct {
-	// ID names the package.
-	ID string `json:"id"`
-	// Price in USD, as a decimal such as "10.00".
-	Price string `json:"price"`
-	// Credits in USD, as a decimal.
-	Credits string `json:"credits"`
-}
-
-// Price is the market rate of a model.
-type Price struct {
-	// Provider is the provider's name.
-	Provider string `json:"provider"`
-	// Model is the model's id. It stands for its dated snapshots too; a
-	// trailing * stands for anything.
-	Model string `json:"model"`
-	metering.RateCard
 }
 
 // CaddyModule returns the Caddy module information.
@@ -433,74 +360,6 @@ const (
 	errorFormatGateway  = "gateway"
 	errorFormatProvider = "provider"
 )
-
-func (a *App) provisionPrices() error {
-	var err error
-	if a.Discount != "" {
-		if a.discount, err = metering.ParseDiscount(a.Discount); err != nil {
-			return fmt.Errorf("discount: %w", err)
-		}
-	}
-	catalogue, err := metering.Catalogue()
-	if err != nil {
-		return err
-	}
-	rules := make([]metering.Rule, 0, len(a.Prices))
-	for _, p := range a.Prices {
-		rates, err := p.Rates()
-		if err != nil {
-			return fmt.Errorf("price of %s %s: %w", p.Provider, p.Model, err)
-		}
-		rules = append(rules, metering.Rule{
-			ID:       p.ruleID(),
-			Provider: p.Provider,
-			Models:   []metering.Match{metering.Match(p.Model)},
-			Rates:    rates,
-			Source:   "configuration",
-		})
-	}
-	a.book, err = metering.NewBook(catalogue, rules)
-	return err
-}
-
-// ruleID names the price with its rates, so that audit rows tell those that
-// were priced before a change of the configuration from those after it.
-func (p *Price) ruleID() string {
-	h := fnv.New32a()
-	fmt.Fprintf(h, "%q", p.RateCard)
-	return fmt.Sprintf("config/%s/%s@%08x", p.Provider, p.Model, h.Sum32())
-}
-
-// Packages returns what credits can be bought, in the order configured.
-func (a *App) Packages() ([]billing.Package, error) {
-	if a.Billing == nil {
-		return nil, nil
-	}
-	var list []billing.Package
-	for _, p := range a.Billing.Packages {
-		price, err := metering.ParseUSD(p.Price)
-		if err != nil {
-			return nil, fmt.Errorf("package %s: price: %w", p.ID, err)
-		}
-		credits, err := metering.ParseUSD(p.Credits)
-		if err != nil {
-			return nil, fmt.Errorf("package %s: credits: %w", p.ID, err)
-		}
-		if p.ID == "" || price < 0 || credits <= 0 {
-			return nil, fmt.Errorf("package %q: want a name, a price of at least 0 and credits above 0", p.ID)
-		}
-		if a.Billing.Mode == billingStripe {
-			if _, err := stripe.Cents(price); err != nil {
-				return nil, fmt.Errorf("package %s: %w", p.ID, err)
-			}
-		}
-		if slices.ContainsFunc(list, func(q billing.Package) bool { return q.ID == p.ID }) {
-			return nil, fmt.Errorf("package %q: defined twice", p.ID)
-		}
-		list = append(list, billing.Package{ID: p.ID, Price: price, Credits: credits})
-	}
-	return list, nil
-}
 
 // Interface guards
 var (
