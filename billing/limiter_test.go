@@ -329,6 +329,39 @@ func TestOpenRequestsAreExactAcrossNodes(t *testing.T) {
 	}
 }
 
+// As many workers as may be open, which move between nodes: what one node has
+// let go is there for the next, also when the store has not heard of it yet.
+func TestWorkersWithinTheirLimitAreNotRefused(t *testing.T) {
+	t.Parallel()
+	const limit = 10
+	simulate(t, 2, func(t *testing.T, c *limiters, _ *quotaBook) {
+		var workers sync.WaitGroup
+		for worker := range limit {
+			workers.Go(func() {
+				for i := range 50 {
+					l := c.nodes[(worker+i)%2]
+					claim, ok := takeOne(t, l, open(limit))
+					if !ok {
+						t.Errorf("worker %d was refused in round %d", worker, i)
+						return
+					}
+					time.Sleep(time.Duration(50+(i*37+worker*13)%100) * time.Millisecond)
+					l.Correct(&claim, 0)
+				}
+			})
+		}
+		workers.Wait()
+		// Where all are really open elsewhere, that is found out in time.
+		for range limit {
+			takeOne(t, c.nodes[0], open(limit))
+		}
+		began := time.Now()
+		if _, ok := takeOne(t, c.nodes[1], open(limit)); ok || time.Since(began) > 300*time.Millisecond {
+			t.Errorf("one too many: passed %t after %s", ok, time.Since(began))
+		}
+	})
+}
+
 // After its lease TTL without a draw, others may have what a node was granted.
 func TestOpenRequestsAreNotAdmittedOnOldGrants(t *testing.T) {
 	t.Parallel()
