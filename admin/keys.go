@@ -40,8 +40,8 @@ func newKey(k billing.Key, spend billing.Money, now time.Time) key {
 		reset = billing.Never
 	}
 	previous := k.PreviousSecretExpiresAt
-	if !previous.After(now) {
-		previous = time.Time{}
+	if !previous.After(now) || k.Status(now) != billing.KeyActive {
+		previous = time.Time{} // it opens nothing any more
 	}
 	return key{
 		ID:                      k.ID,

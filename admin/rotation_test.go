@@ -97,6 +97,8 @@ func TestOverlapOfARotation(t *testing.T) {
 	if got := fourth.ProxyKey["previous_secret_expires_at"]; got != nil {
 		t.Errorf("previous secrets end at %v, want none", got)
 	}
+	c.rotate(first.ID, `{}`)
+	c.do(http.MethodPost, "/v1/keys/"+first.ID+"/revoke", "").want(t, http.StatusOK, `"previous_secret_expires_at":null`)
 }
 
 func TestRotationsThatAreRefused(t *testing.T) {

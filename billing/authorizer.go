@@ -62,8 +62,8 @@ type Options struct {
 	// Patience is how long a request waits for money that other requests or
 	// nodes hold, before it is refused. Default: DefaultPatience.
 	Patience time.Duration
-	// Failed hears of leases that could not be changed in the background. They
-	// are tried again.
+	// Failed hears of leases that could not be changed in the background, and of
+	// a connection to listen on that was lost. Both are tried again.
 	Failed func(error)
 	// Changed hears that a key or an organization has changed in the store, or
 	// may have. It must not block.

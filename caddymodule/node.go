@@ -54,7 +54,7 @@ func (e *engine) heartbeatFailed(err error) {
 }
 
 func (e *engine) leasesFailed(err error) {
-	e.outageLog.Warn("cannot change leases in the store; will try again", zap.Error(err))
+	e.outageLog.Warn("cannot work on leases in the background; will try again", zap.Error(err))
 }
 
 func (e *engine) quotasFailed(err error) {
