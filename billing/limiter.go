@@ -288,8 +288,8 @@ func (l *Limiter) refuses(c *QuotaClaim, since int64, waited time.Duration) bool
 		return true
 	case w.serial <= since, !w.scarce:
 		return false // the store has more, for all that is known
-	case w.counter.quota.Kind == KeyConcurrency && w.elsewhere.UsedElsewhere > 0 && waited < probeFor:
-		return false // of what is open elsewhere, some may be over by now
+	case w.counter.quota.Kind == KeyConcurrency && w.elsewhere.UsedElsewhere > 0 && w.rest == 0 && waited < probeFor:
+		return false // of what is open elsewhere, some may be over by now, unless that was waited for in vain
 	case w.elsewhere.UnusedElsewhere == 0:
 		// What was used of requests a minute never comes back.
 		w.dry = w.counter.quota.Kind == KeyRPM || w.counter.quota.Kind == OrganizationRPM
