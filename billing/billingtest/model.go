@@ -132,7 +132,7 @@ func (m *model) allowance() billing.Allowance {
 func (m *model) leased(a billing.Allowance, nodes ...string) (sum billing.Money) {
 	for node, held := range m.leases {
 		for b, amount := range held {
-			b, from, to := b, b.Start, b.End()
+			from, to := b.Start, b.End()
 			b.Period, b.Start = a.Period, a.Start
 			forEver := to.IsZero() || a.End().IsZero()
 			if b == a && (forEver || from.Before(a.End()) && a.Start.Before(to)) && (len(nodes) == 0 || slices.Contains(nodes, node)) {
