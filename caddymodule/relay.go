@@ -55,13 +55,13 @@ func (c *call) relay() {
 	copyResponseHeader(c.w.Header(), a.answer.Header)
 
 	if c.endpoint.Billing != metering.Metered || !a.succeeded() {
-		c.relayRaw(a.answer.Body)
+		c.relayRaw(a.answer)
 		return
 	}
 	switch {
 	case a.undecodable != nil:
 		c.response.failure = a.undecodable // no meter for it: the usage is estimated
-		c.relayRaw(a.answer.Body)
+		c.relayRaw(a.answer)
 		return
 	case a.decoded:
 		c.w.Header().Del("Content-Encoding")
@@ -207,29 +207,30 @@ func (c *call) relayLarge(body io.Reader) {
 	c.endResponse()
 }
 
-// relayRaw passes on what is not metered, as it comes.
-func (c *call) relayRaw(body io.Reader) {
+// relayRaw passes on what is not metered, as it comes. It is settled before the
+// last of it goes out, so that who has it finds it in the books.
+func (c *call) relayRaw(answer *http.Response) {
+	body, left := answer.Body, answer.ContentLength // -1 where nobody knows
 	c.w.WriteHeader(c.row.Status)
 	out := newOutbox(c.w)
 	defer out.release()
 	buffer := (*out.pending)[:maxPending]
-	for {
+	for over := false; !over; out.send() {
 		n, err := body.Read(buffer)
 		*out.pending = buffer[:n]
-		out.send()
-		if err == nil {
-			if out.err != nil && c.endpoint.Billing == metering.Free {
-				break // nothing to learn from the rest
-			}
-			continue
+		left -= int64(n)
+		switch {
+		case errors.Is(err, io.EOF), left == 0:
+			over, c.response.ended = true, true
+		case err != nil:
+			over, c.response.failure = true, err
+		case out.err != nil && c.endpoint.Billing == metering.Free:
+			over = true // nothing to learn from the rest
 		}
-		if c.response.ended = errors.Is(err, io.EOF); !c.response.ended {
-			c.response.failure = err
+		if over {
+			c.settle()
 		}
-		break
 	}
-	c.response.delivered = c.response.ended && out.err == nil
-	c.settle()
 	c.endResponse()
 }
 
