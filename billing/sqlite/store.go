@@ -252,9 +252,15 @@ const busyFor = 30 * time.Second
 // begin waits for its turn among processes, too. SQLite lets them in without
 // any order, so that one may be unlucky for longer than its busy_timeout.
 func (s *Store) begin(ctx context.Context) (*sql.Tx, error) {
+	var busy error
 	for began := time.Now(); ; {
 		tx, err := s.writer.BeginTx(ctx, nil)
-		if !isBusy(err) || ctx.Err() != nil || time.Since(began) > busyFor {
+		switch {
+		case isBusy(err) && ctx.Err() == nil && time.Since(began) <= busyFor:
+			busy = err
+		case err != nil && busy != nil && !isBusy(err): // the time has run out in between
+			return nil, fmt.Errorf("%w: %w", err, busy)
+		default:
 			return tx, err
 		}
 	}
