@@ -75,18 +75,11 @@ func (b *balances) retry(due map[string]bool) {
 
 // watchBalances tells of organizations whose credits run low.
 func (e *engine) watchBalances(ctx context.Context) {
-	tick := time.NewTicker(balancesPoll)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
+	each(ctx, balancesPoll, func() {
 		if err := e.checkBalances(ctx); err != nil && ctx.Err() == nil {
 			e.outageLog.Warn("cannot compare balances with low_balance; will try again", zap.Error(err))
 		}
-	}
+	})
 }
 
 // checkBalances tells of each organization once when its balance falls below

@@ -65,16 +65,23 @@ func (e *engine) followKeys(ctx context.Context) error {
 // sweepSecrets drops what rotations of keys leave behind. That it waits as long
 // as replies are kept leaves room for clocks that disagree.
 func (e *engine) sweepSecrets(ctx context.Context) {
-	tick := time.NewTicker(secretsSweep)
+	each(ctx, secretsSweep, func() {
+		if err := e.store.DropSecrets(ctx, e.now().Add(-billing.ReplyKept)); err != nil && ctx.Err() == nil {
+			e.outageLog.Warn("cannot drop secrets that have ended; they do not work all the same", zap.Error(err))
+		}
+	})
+}
+
+// each does something again and again, until ctx ends.
+func each(ctx context.Context, interval time.Duration, do func()) {
+	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-		}
-		if err := e.store.DropSecrets(ctx, e.now().Add(-billing.ReplyKept)); err != nil && ctx.Err() == nil {
-			e.outageLog.Warn("cannot drop secrets that have ended; they do not work all the same", zap.Error(err))
+			do()
 		}
 	}
 }
