@@ -3,6 +3,7 @@ package billing_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -57,5 +58,72 @@ func TestWhoCameTooLateIsRefusedByTheLimit(t *testing.T) {
 	}
 	if first, second := <-answers, <-answers; first != nil || !errors.Is(second, billing.ErrInsufficientCredits) {
 		t.Errorf("first %v, second %v", first, second)
+	}
+}
+
+// stuck is a store that lends an amount once, and nothing from then on. When it
+// is stuck it does not answer until it is released.
+type stuck struct {
+	billing.Store
+	amount   atomic.Int64
+	stuck    atomic.Bool
+	asked    func() // may be called again
+	released chan struct{}
+}
+
+func (s *stuck) Lease(_ context.Context, _ string, want []billing.Want) ([]billing.Grant, error) {
+	if s.stuck.Load() {
+		s.asked()
+		<-s.released
+		return nil, errDown
+	}
+	amount := billing.Money(s.amount.Swap(0))
+	return []billing.Grant{{Lease: billing.Lease{Allowance: want[0].Allowance, Amount: amount}}}, nil
+}
+
+// Who waits for an answer that another request has asked for is refused when
+// time is up: by the limit, if the store has said before that it is reached.
+func TestWhoWaitsForAnotherIsRefusedByTheLimit(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		dry  bool
+		want error
+	}{
+		"said before": {true, billing.ErrInsufficientCredits},
+		"never said":  {false, billing.ErrUnavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := openBooks(t, t.TempDir())
+			asked := make(chan struct{})
+			store := &stuck{Store: b.store, asked: sync.OnceFunc(func() { close(asked) }), released: make(chan struct{})}
+			store.amount.Store(int64(metering.USD))
+			b.lease(t, store, billing.Options{Sole: true, Patience: 100*time.Millisecond - billing.StoreTimeout})
+			hold := func() error {
+				s := settlement(0)
+				claim := billing.Claim{Amount: metering.USD, Allowances: []billing.Allowance{billing.CreditsOf(org)}}
+				_, err := b.authorizer.Hold(t.Context(), claim, &s)
+				return err
+			}
+			if test.dry {
+				if err := hold(); err != nil {
+					t.Fatal(err)
+				}
+				if err := hold(); !errors.Is(err, test.want) {
+					t.Fatalf("with nothing left: %v", err)
+				}
+			}
+			store.stuck.Store(true)
+			asking := make(chan error, 1)
+			go func() { asking <- hold() }()
+			<-asked
+			if err := hold(); !errors.Is(err, test.want) {
+				t.Errorf("refused with %v, want %v", err, test.want)
+			}
+			close(store.released)
+			if err := <-asking; err == nil {
+				t.Error("who has asked got what is not there")
+			}
+		})
 	}
 }

@@ -77,7 +77,7 @@ func (a *Authorizer) reserveMore(ctx context.Context, claim Claim, deadline time
 			select {
 			case <-busy:
 			case <-time.After(time.Until(last)):
-				return 0, fmt.Errorf("%w: the store has not answered in time", ErrUnavailable)
+				return 0, a.late(claim)
 			case <-ctx.Done():
 				return 0, fmt.Errorf("%w: %w", ErrUnavailable, ctx.Err())
 			}
@@ -99,6 +99,17 @@ func (a *Authorizer) reserveMore(ctx context.Context, claim Claim, deadline time
 			return claim.Amount, nil
 		}
 	}
+}
+
+// late is why a claim is refused that the store was too slow for: a limit, if
+// the store has said before that there is too little of it.
+func (a *Authorizer) late(claim Claim) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.exceeded(&waiter{claim: claim}); err != nil {
+		return err
+	}
+	return fmt.Errorf("%w: the store has not answered in time", ErrUnavailable)
 }
 
 // take holds amount in all allowances, or in none. The caller holds mu.
