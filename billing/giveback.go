@@ -127,13 +127,17 @@ func (a *Authorizer) listen(ctx context.Context) {
 	}
 }
 
-// allOf gives back all that is free of some leases.
+// allOf gives back all of some leases: what is free now, and what open requests
+// hold and do not spend as they end. They were granted under another limit, and
+// what is left of them would let the next requests pass.
 func allOf(which func(Allowance) bool) func(Allowance, *lease) Money {
 	return func(id Allowance, l *lease) Money {
-		if which(id) {
-			return l.free()
+		if !which(id) {
+			return 0
 		}
-		return 0
+		back := l.free() + l.promised
+		l.promised, l.recalled = 0, l.held
+		return back
 	}
 }
 

@@ -17,8 +17,12 @@ type lease struct {
 	held Money
 	// spent is settled out of holds, and not in the store yet.
 	spent Money
-	// promised is on its way to other nodes that have asked for it.
+	// promised is on its way to other nodes that have asked for it, or to a
+	// limit that has changed.
 	promised Money
+	// recalled is what open requests hold under a limit that has changed since:
+	// what they do not spend of it goes back.
+	recalled Money
 	// busy is closed when the operation on the store that is under way for
 	// this lease ends; nil if none is.
 	busy chan struct{}

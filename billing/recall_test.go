@@ -101,3 +101,68 @@ func TestLeasesOfWhatHasChangedAreRecalled(t *testing.T) {
 		})
 	}
 }
+
+// What open requests leave of their holds was granted under the limit of before:
+// the next requests do not get it.
+func TestHoldsOfBeforeAChangeLeaveNothing(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		apply func(b *books, key billing.Key) error
+		// more requests may pass until it has been applied.
+		more int
+	}{
+		"where it is changed": {func(b *books, key billing.Key) error {
+			return b.authorizer.GiveBackKey(t.Context(), key.ID)
+		}, 0},
+		"on another node": {func(b *books, key billing.Key) error {
+			b.authorizer.Recall(billing.Changes{Keys: []billing.KeyRef{{OrganizationID: org, ID: key.ID}}})
+			return nil
+		}, 5_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := openBooks(t, t.TempDir())
+			b.lease(t, b.store, billing.Options{Patience: 100 * time.Millisecond})
+			b.buy(t, 100*cent)
+			key := b.key(t, 10*cent)
+			const cost = cent / 10_000
+			begin := func() (*billing.Hold, *billing.Settlement, error) {
+				s := settlement(cost)
+				s.KeyID = key.ID
+				h, err := b.authorizer.Hold(t.Context(), billing.Claim{
+					Allowances: []billing.Allowance{monthly(key), billing.CreditsOf(org)},
+					Amount:     cent, Least: cost,
+				}, &s)
+				return h, &s, err
+			}
+			open, s, err := begin()
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = b.store.UpdateKey(t.Context(), org, key.ID, func(k *billing.Key) error {
+				*k.UsageLimit = 0
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := test.apply(b, key); err != nil {
+				t.Fatal(err)
+			}
+			for passed := 0; err == nil; passed++ {
+				if passed > test.more {
+					t.Fatalf("%d requests pass after the change", passed)
+				}
+				if err := open.Settle(s); err != nil {
+					t.Fatal(err)
+				}
+				open, s, err = begin()
+				time.Sleep(time.Millisecond)
+			}
+			if !errors.Is(err, billing.ErrSpendExceeded) {
+				t.Errorf("the next request got %v", err)
+			}
+			b.checkLeases(t)
+		})
+	}
+}

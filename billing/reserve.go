@@ -299,10 +299,24 @@ func (a *Authorizer) settle(allowances []Allowance, amount, cost Money) {
 		l.cost += cost
 	}
 	for _, id := range allowances {
-		if l := a.leases[id]; len(l.queue) > 0 || !l.asked.IsZero() {
+		l := a.leases[id]
+		if l.recalled > 0 {
+			a.freedOfRecalled(id, l, amount, amount-cost)
+		}
+		if len(l.queue) > 0 || !l.asked.IsZero() {
 			a.freed(id, l, amount-cost)
 		}
 	}
+}
+
+// freedOfRecalled keeps what a hold has left of an allowance from the next
+// requests if the hold is of before its limit changed. The caller holds mu.
+func (a *Authorizer) freedOfRecalled(id Allowance, l *lease, hold, rest Money) {
+	of := min(l.recalled, hold)
+	l.recalled -= of
+	l.promised += max(0, min(of, rest, l.free()))
+	a.recalled[id] = true
+	signal(a.kick)
 }
 
 // freed shares what has become free of an allowance that is short: among those
