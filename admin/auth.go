@@ -11,22 +11,20 @@ import (
 	"strings"
 	"time"
 
-	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
 )
 
 // organizationHeader names the organization that the operator acts on.
 const organizationHeader = "X-Organization"
 
-// Role is what a caller may do.
-type Role string
-
-// Operator runs the gateway: may do everything, in every organization.
-const Operator Role = "operator"
-
 // caller is who makes a request, and on whose books.
 type caller struct {
-	role    Role
+	role billing.Role
+	// member is set for a role in an organization, and not for the operator's.
+	member  billing.Member
 	account billing.Account
 	// credential is what the caller has shown to be who it is. It is not kept.
 	credential string
@@ -66,7 +64,11 @@ func (a *api) authorize(r *http.Request) (context.Context, error) {
 		return nil, err
 	}
 	_, token := credentialOf(r)
-	c := caller{role: Operator, account: account, credential: token, origin: originOf(r)}
+	c := caller{role: billing.RoleOperator, account: account, credential: token, origin: originOf(r)}
+	clientIP, _ := caddyhttp.GetVar(ctx, caddyhttp.ClientIPVarKey).(string)
+	ctx = billing.WithActor(ctx, billing.Actor{
+		Kind: billing.ActorOperator, Name: "admin_token", ClientIP: clientIP, UserAgent: r.UserAgent(),
+	})
 	return context.WithValue(ctx, callerKey{}, c), nil
 }
 

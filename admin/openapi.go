@@ -52,7 +52,7 @@ func (a *api) config() huma.Config {
 	}
 }
 
-// register adds an operation for the operator, in an organization.
+// register adds an operation in an organization, for those who may: see access.
 func register[I, O any](a *api, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
 	op.Security = []map[string][]string{{tokenScheme: {}}}
 	op.Parameters = append(op.Parameters, &huma.Param{
@@ -61,7 +61,12 @@ func register[I, O any](a *api, op huma.Operation, handle func(context.Context, 
 		Description: "The organization to act on; `default` if absent.",
 		Schema:      &huma.Schema{Type: huma.TypeString},
 	})
-	registerOpen(a, op, handle)
+	registerOpen(a, op, func(ctx context.Context, in *I) (*O, error) {
+		if err := allow(callerOf(ctx), op.OperationID); err != nil {
+			return nil, err
+		}
+		return handle(ctx, in)
+	})
 }
 
 // registerOpen adds an operation that needs no credential.

@@ -24,6 +24,10 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrConflict: an idempotency key was used before, for other content.
 	ErrConflict = errors.New("idempotency key was used for other content")
+	// ErrExists: there is one already.
+	ErrExists = errors.New("exists already")
+	// ErrLastOwner: the organization would be left without an owner.
+	ErrLastOwner = errors.New("an organization needs an owner")
 	// ErrInvalid: a settlement cannot be booked, now or ever.
 	ErrInvalid = errors.New("settlement cannot be booked")
 	// ErrTooManySecrets: MaxPreviousSecrets of the key still work.

@@ -44,6 +44,8 @@ type Key struct {
 	AllowedModels []string
 	// AllowedIPs are addresses and CIDR ranges, see ParseAddresses.
 	AllowedIPs []string
+	// Owner is the id of the member whose key it is; "" for the organization's.
+	Owner string
 	// Project groups keys that share a budget; "" for none.
 	Project string
 	// RateLimitRPM is requests per calendar minute, RateLimitTPM tokens, input

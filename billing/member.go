@@ -1,0 +1,73 @@
+package billing
+
+import (
+	"context"
+	"time"
+)
+
+// Role is what somebody may do in an organization.
+type Role string
+
+const (
+	// RoleOwner may do everything in the organization, members and their roles
+	// included.
+	RoleOwner Role = "owner"
+	// RoleAdmin is an owner who cannot make, change or remove owners.
+	RoleAdmin Role = "admin"
+	// RoleDeveloper has proxy keys of their own, and sees what these use.
+	RoleDeveloper Role = "developer"
+	// RoleFinance sees everything about money, and buys credits.
+	RoleFinance Role = "finance"
+	// RoleViewer sees everything and changes nothing.
+	RoleViewer Role = "viewer"
+	// RoleOperator runs the gateway: it may do everything, in every
+	// organization. No member has it.
+	RoleOperator Role = "operator"
+)
+
+// Member is a person in an organization. One who has not joined yet is invited.
+type Member struct {
+	ID             string
+	OrganizationID string
+	// Email is lower case, and unique in the organization.
+	Email string
+	Name  string
+	Role  Role
+	// Issuer and Subject are the identity that has joined; "" until then.
+	Issuer, Subject string
+	// InvitedBy names who did.
+	InvitedBy string
+	CreatedAt time.Time
+	// JoinedAt is the zero time for a member who is invited.
+	JoinedAt time.Time
+}
+
+// Identity is who an identity provider says that somebody is.
+type Identity struct {
+	Issuer, Subject string
+	// Email is "" unless the provider has verified it.
+	Email string
+	Name  string
+}
+
+// Members are the people in organizations.
+type Members interface {
+	// CreateMember adds a member; ErrExists says that the organization has one
+	// with this e-mail address, and ErrNotFound that it does not exist.
+	CreateMember(ctx context.Context, m Member) error
+	// ListMembers returns members in the order of their ids, newest first.
+	ListMembers(ctx context.Context, org string, page Page) ([]Member, error)
+	// Member returns one member of the organization, or ErrNotFound.
+	Member(ctx context.Context, org, id string) (Member, error)
+	// UpdateMember reads the member, lets change alter it, and writes it back, all
+	// in one transaction; an error from change is returned and nothing is written.
+	// Id, organization and creation time do not change. ErrLastOwner says that the
+	// organization would be left without an owner who has joined.
+	UpdateMember(ctx context.Context, org, id string, change func(*Member) error) (Member, error)
+	// DeleteMember removes a member, or is ErrNotFound or ErrLastOwner. The keys
+	// they own stay.
+	DeleteMember(ctx context.Context, org, id string) error
+	// Memberships returns the members that an identity is, by organization.
+	// Invitations to its e-mail address are accepted first, as of the given time.
+	Memberships(ctx context.Context, who Identity, at time.Time) ([]Member, error)
+}
