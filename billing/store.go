@@ -18,6 +18,7 @@ type Store interface {
 	Nodes
 	Ledger
 	Reports
+	Access
 	// Identity names the database: a random id, made with its schema and never
 	// changed. A restored backup has the id of the original.
 	Identity(ctx context.Context) (string, error)
