@@ -15,6 +15,13 @@ const (
 	operatorTokenDisplay = len(OperatorTokenPrefix) + 4
 )
 
+const (
+	// SessionLifetime is how long a session lasts, however it is used.
+	SessionLifetime = 12 * time.Hour
+	// SessionIdle is how long one lasts that is not used.
+	SessionIdle = time.Hour
+)
+
 // OperatorToken opens the management API to who runs the gateway.
 type OperatorToken struct {
 	ID   string
