@@ -80,7 +80,7 @@ func New(g Gateway) http.Handler {
 	a.wrong = &addressLimit{every: time.Second, burst: 100, now: a.clock}
 	a.logins = &addressLimit{every: 2 * time.Second, burst: 30, now: a.clock}
 	if settings := g.OIDC(); settings != nil {
-		a.oidc = newProvider(settings)
+		a.oidc = newSignOn(settings)
 	}
 	a.huma = humago.New(a.mux, a.config())
 	a.registerAccount()
@@ -100,7 +100,7 @@ func New(g Gateway) http.Handler {
 	return a
 }
 
-func newProvider(settings *caddymodule.OIDC) *oidc.Provider {
+func newSignOn(settings *caddymodule.OIDC) *oidc.Provider {
 	return oidc.New(oidc.Config{
 		Issuer:               settings.Issuer,
 		ClientID:             settings.ClientID,

@@ -151,7 +151,7 @@ func (a *api) identify(ctx context.Context, c *caller, token string) error {
 	case want == "" && a.oidc == nil:
 		return unauthorized(noAccess)
 	default:
-		return unauthorized("wrong operator token: send the admin_token of llm_gateway, or one of /v1/operator-tokens")
+		return unauthorized("wrong operator token: send the admin_token of llm_gateway, or one that was made with it")
 	}
 }
 

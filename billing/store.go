@@ -209,6 +209,8 @@ type Filter struct {
 	// From is inclusive, To exclusive.
 	From, To time.Time
 	KeyID    string
+	// Owner is the id of a member: requests with keys that are the member's now.
+	Owner    string
 	Provider string
 	Model    string
 }
