@@ -59,7 +59,8 @@ type Gateway interface {
 // nouns are the first path segments under /v1 that belong to this API. The
 // others there, /v1/chat/completions and /v1/models, are proxy routes.
 var nouns = []string{
-	"account", "audit", "auth", "billing", "budget", "flush", "keys", "ledger", "nodes", "openapi.json", "operator-tokens", "projects", "providers", "usage",
+	"account", "audit", "auth", "billing", "budget", "flush", "keys", "ledger", "members", "nodes",
+	"openapi.json", "operator-tokens", "organizations", "projects", "providers", "usage",
 }
 
 const openAPIPath = "/v1/openapi.json"
@@ -84,6 +85,8 @@ func New(g Gateway) http.Handler {
 	}
 	a.huma = humago.New(a.mux, a.config())
 	a.registerAccount()
+	a.registerOrganizations()
+	a.registerMembers()
 	a.registerKeys()
 	a.registerUsage()
 	a.registerAudit()
@@ -136,14 +139,20 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 
 	ctx, err := a.authorize(w, r)
-	if err == nil {
-		err = a.findRoute(w, r, callerOf(ctx))
-	}
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	a.mux.ServeHTTP(w, r.WithContext(ctx))
+	a.dispatch(w, r.WithContext(ctx))
+}
+
+// dispatch does the operation, if there is one that the caller may do.
+func (a *api) dispatch(w http.ResponseWriter, r *http.Request) {
+	if err := a.findRoute(w, r, callerOf(r.Context())); err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	a.mux.ServeHTTP(w, r)
 }
 
 // findRoute tells whether there is an operation for the request that the caller

@@ -125,7 +125,9 @@ func (a *api) listAudit(ctx context.Context, in *auditInput) (*body[list[auditRo
 	if err != nil {
 		return nil, err
 	}
-	restrict(ctx, &f)
+	if err := ownFilter(ctx, &f.Owner); err != nil {
+		return nil, err
+	}
 	found, err := a.gateway.Store().Requests(ctx, organizationOf(ctx), f, page)
 	if err != nil {
 		return nil, listError("requests", err)

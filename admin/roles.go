@@ -37,6 +37,12 @@ var access = map[string][]billing.Role{
 	"revoke-key":    keepers,
 	"rotate-key":    keepers,
 
+	"list-members":  readers,
+	"get-member":    readers,
+	"invite-member": admins,
+	"update-member": admins,
+	"delete-member": admins,
+
 	"get-usage":  members,
 	"list-audit": members,
 	"get-audit":  members,
@@ -100,11 +106,18 @@ func ownOnly(ctx context.Context) (memberID string, restricted bool) {
 	return c.member.ID, true
 }
 
-// restrict leaves of the requests those with keys that the caller may see.
-func restrict(ctx context.Context, f *billing.Filter) {
-	if owner, restricted := ownOnly(ctx); restricted {
-		f.Owner = owner
+// ownFilter leaves of keys, or of requests with them, those that the caller may
+// see, by the member whose the keys are: the one asked for, "" for all.
+func ownFilter(ctx context.Context, owner *string) error {
+	own, restricted := ownOnly(ctx)
+	switch {
+	case !restricted || *owner == own:
+		return nil
+	case *owner != "":
+		return &problem{status: http.StatusForbidden, Message: "your role, developer, shows you your own keys, and no others"}
 	}
+	*owner = own
+	return nil
 }
 
 // checkOwn is the error for a key that the caller may not know of.

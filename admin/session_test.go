@@ -183,7 +183,7 @@ func TestSessionOfAFormerMember(t *testing.T) {
 	b.do(http.MethodPut, "/v1/budget", `{}`).want(t, http.StatusOK)
 	ada := setRole(billing.RoleViewer)
 	b.do(http.MethodPut, "/v1/budget", `{}`).want(t, http.StatusForbidden, "your role, viewer")
-	if err := g.store.DeleteMember(t.Context(), otherOrg, ada.ID); err != nil {
+	if err := g.store.DeleteMember(t.Context(), otherOrg, ada.ID, func(billing.Member) error { return nil }); err != nil {
 		t.Fatal(err)
 	}
 	b.do(http.MethodGet, "/v1/account", "").want(t, http.StatusForbidden, "not a member of any organization")

@@ -87,7 +87,9 @@ func (a *api) getKeyUsage(ctx context.Context, in *keyUsageInput) (*body[usage],
 }
 
 func (a *api) answerUsage(ctx context.Context, f billing.Filter) (*body[usage], error) {
-	restrict(ctx, &f)
+	if err := ownFilter(ctx, &f.Owner); err != nil {
+		return nil, err
+	}
 	t, err := a.gateway.Store().Usage(ctx, organizationOf(ctx), f)
 	if err != nil {
 		return nil, fmt.Errorf("reading usage: %w", err)

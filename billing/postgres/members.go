@@ -124,10 +124,13 @@ func (s *Store) UpdateMember(ctx context.Context, org, id string, change func(*b
 }
 
 // DeleteMember implements billing.Members.
-func (s *Store) DeleteMember(ctx context.Context, org, id string) error {
+func (s *Store) DeleteMember(ctx context.Context, org, id string, check func(billing.Member) error) error {
 	err := s.write(ctx, func(tx pgx.Tx) error {
 		m, err := memberToChange(ctx, tx, org, id)
 		if err != nil {
+			return err
+		}
+		if err := check(m); err != nil {
 			return err
 		}
 		if err := keepOwner(ctx, tx, m, billing.Member{}); err != nil {
