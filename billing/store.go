@@ -176,8 +176,9 @@ type Reports interface {
 	Requests(ctx context.Context, org string, f Filter, page Page) ([]Settlement, error)
 	// Request returns one audit row, or ErrNotFound.
 	Request(ctx context.Context, org, id string) (Settlement, error)
-	// Usage returns the totals of the rows that Requests would return.
-	Usage(ctx context.Context, org string, f Filter) (Totals, error)
+	// Usage returns the totals of the rows that Requests would return, and their
+	// groups as of the same moment; ErrTooManyGroups if these are too many.
+	Usage(ctx context.Context, org string, f Filter, g Grouping) (Usage, error)
 	// Spend returns what is settled in each of the allowances, whatever their
 	// limits, in the same order.
 	Spend(ctx context.Context, allowances []Allowance) ([]Money, error)
@@ -201,6 +202,9 @@ type Filter struct {
 	// From is inclusive, To exclusive.
 	From, To time.Time
 	KeyID    string
+	// Owner is the id of a member: requests with keys that are the member's now.
+	Owner    string
+	Project  string
 	Provider string
 	Model    string
 }

@@ -50,9 +50,9 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6)
 ON CONFLICT DO UPDATE SET credited = credited + excluded.credited`
 
 	addRollup = `
-INSERT INTO rollups_hourly (organization_id, hour, key_id, project, provider, model,
+INSERT INTO rollups (organization_id, series, start, key_id, project, provider, model,
 	requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET
 	requests = requests + excluded.requests,
 	prompt_tokens = prompt_tokens + excluded.prompt_tokens,

@@ -142,8 +142,8 @@ func (s *Store) post(ctx context.Context, tx *sql.Tx, node string, fresh []books
 	}
 	add = tx.StmtContext(ctx, s.posts.addRollup)
 	for _, r := range posting.Rollups {
-		_, err := add.ExecContext(ctx, r.OrganizationID, micros(r.Hour), r.KeyID, r.Project, r.Provider, r.Model, r.Requests,
-			r.PromptTokens, r.CompletionTokens, r.CachedTokens, r.ReasoningTokens, int64(r.Cost), int64(r.MarketCost))
+		_, err := add.ExecContext(ctx, r.OrganizationID, r.Series, micros(r.Start), r.KeyID, r.Project, r.Provider, r.Model,
+			r.Requests, r.PromptTokens, r.CompletionTokens, r.CachedTokens, r.ReasoningTokens, int64(r.Cost), int64(r.MarketCost))
 		if err != nil {
 			return fmt.Errorf("add to rollup: %w", err)
 		}
