@@ -19,8 +19,9 @@ const (
 	selectUsage = `
 WITH
 parts AS (
-	SELECT p.date, r.*
-	FROM unnest($2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[]) AS p (series, since, until, date)
+	SELECT p.date, p.sign, r.*
+	FROM unnest($2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[], $20::bigint[])
+		AS p (series, since, until, date, sign)
 	CROSS JOIN LATERAL (
 		SELECT key_id, project, provider, model, requests, prompt_tokens, completion_tokens,
 			cached_tokens, reasoning_tokens, cost, market_cost
@@ -29,8 +30,9 @@ parts AS (
 		OFFSET 0
 	) AS r
 	UNION ALL
-	SELECT p.date, r.*
-	FROM unnest($6::text[], $7::text[], $8::timestamptz[], $9::timestamptz[], $10::bigint[]) AS p (first, beyond, since, until, date)
+	SELECT p.date, p.sign, r.*
+	FROM unnest($6::text[], $7::text[], $8::timestamptz[], $9::timestamptz[], $10::bigint[], $21::bigint[])
+		AS p (first, beyond, since, until, date, sign)
 	CROSS JOIN LATERAL (
 		SELECT key_id, project, provider, model, 1 AS requests, prompt_tokens, completion_tokens,
 			cached_tokens, reasoning_tokens, cost, market_cost
@@ -43,13 +45,13 @@ parts AS (
 sums AS (
 	SELECT date, CASE WHEN $11::boolean THEN key_id ELSE '' END AS key_id, CASE WHEN $12::boolean THEN project ELSE '' END AS project,
 		CASE WHEN $13::boolean THEN provider ELSE '' END AS provider, CASE WHEN $14::boolean THEN model ELSE '' END AS model,
-		sum(requests)::bigint AS requests, sum(prompt_tokens)::bigint AS prompt_tokens, sum(completion_tokens)::bigint AS completion_tokens,
-		sum(cached_tokens)::bigint AS cached_tokens, sum(reasoning_tokens)::bigint AS reasoning_tokens,
-		sum(cost)::bigint AS cost, sum(market_cost)::bigint AS market_cost
+		sum(sign * requests)::bigint AS requests, sum(sign * prompt_tokens)::bigint AS prompt_tokens, sum(sign * completion_tokens)::bigint AS completion_tokens,
+		sum(sign * cached_tokens)::bigint AS cached_tokens, sum(sign * reasoning_tokens)::bigint AS reasoning_tokens,
+		sum(sign * cost)::bigint AS cost, sum(sign * market_cost)::bigint AS market_cost
 	FROM parts
 	WHERE ($15::text = '' OR key_id = $15) AND ($16::text = '' OR project = $16)
 		AND ($17::text = '' OR provider = $17) AND ($18::text = '' OR model = $18)
-	GROUP BY 1, 2, 3, 4, 5 LIMIT $19
+	GROUP BY 1, 2, 3, 4, 5 HAVING sum(sign * requests) > 0 LIMIT $19
 )
 SELECT s.date, s.key_id, coalesce(k.name, ''), s.project, s.provider, s.model, s.requests, s.prompt_tokens,
 	s.completion_tokens, s.cached_tokens, s.reasoning_tokens, s.cost, s.market_cost
@@ -113,6 +115,7 @@ func usageArgs(q *books.UsageQuery, org string, f billing.Filter) []any {
 	from := func(p *books.Part) time.Time { return p.From }
 	to := func(p *books.Part) time.Time { return p.To }
 	date := func(p *books.Part) int64 { return int64(p.Date) }
+	sign := func(p *books.Part) int64 { return int64(p.Sign) }
 	return []any{
 		planned, org,
 		column(q.Rollups, func(p *books.Part) string { return p.Series }),
@@ -120,6 +123,7 @@ func usageArgs(q *books.UsageQuery, org string, f billing.Filter) []any {
 		firsts, beyonds, column(q.Rows, from), column(q.Rows, to), column(q.Rows, date),
 		q.Groups(billing.ByKey), q.Groups(billing.ByProject), q.Groups(billing.ByProvider), q.Groups(billing.ByModel),
 		f.KeyID, f.Project, f.Provider, f.Model, billing.MaxUsageGroups + 1,
+		column(q.Rollups, sign), column(q.Rows, sign),
 	}
 }
 

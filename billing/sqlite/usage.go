@@ -19,12 +19,12 @@ const (
 	selectUsage = `
 WITH
 parts AS (
-	SELECT p.value ->> 3 AS date, key_id, project, provider, model, requests, prompt_tokens, completion_tokens,
+	SELECT p.value ->> 3 AS date, p.value ->> 4 AS sign, key_id, project, provider, model, requests, prompt_tokens, completion_tokens,
 		cached_tokens, reasoning_tokens, cost, market_cost
 	FROM json_each(?2) AS p CROSS JOIN rollups r
 	WHERE r.series = p.value ->> 0 AND r.organization_id = ?1 AND r.start >= p.value ->> 1 AND r.start < p.value ->> 2
 	UNION ALL
-	SELECT p.value ->> 4, key_id, project, provider, model, 1, prompt_tokens, completion_tokens,
+	SELECT p.value ->> 4, p.value ->> 5, key_id, project, provider, model, 1, prompt_tokens, completion_tokens,
 		cached_tokens, reasoning_tokens, cost, market_cost
 	FROM json_each(?3) AS p CROSS JOIN requests r
 	WHERE r.organization_id = ?1 AND r.request_id >= p.value ->> 0 AND r.request_id < p.value ->> 1
@@ -33,13 +33,13 @@ parts AS (
 sums AS (
 	SELECT date, CASE WHEN ?4 THEN key_id ELSE '' END AS key_id, CASE WHEN ?5 THEN project ELSE '' END AS project,
 		CASE WHEN ?6 THEN provider ELSE '' END AS provider, CASE WHEN ?7 THEN model ELSE '' END AS model,
-		sum(requests) AS requests, sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
-		sum(cached_tokens) AS cached_tokens, sum(reasoning_tokens) AS reasoning_tokens,
-		sum(cost) AS cost, sum(market_cost) AS market_cost
+		sum(sign * requests) AS requests, sum(sign * prompt_tokens) AS prompt_tokens, sum(sign * completion_tokens) AS completion_tokens,
+		sum(sign * cached_tokens) AS cached_tokens, sum(sign * reasoning_tokens) AS reasoning_tokens,
+		sum(sign * cost) AS cost, sum(sign * market_cost) AS market_cost
 	FROM parts
 	WHERE (?8 = '' OR key_id = ?8) AND (?9 = '' OR project = ?9)
 		AND (?10 = '' OR provider = ?10) AND (?11 = '' OR model = ?11)
-	GROUP BY 1, 2, 3, 4, 5 LIMIT ?12
+	GROUP BY 1, 2, 3, 4, 5 HAVING sum(sign * requests) > 0 LIMIT ?12
 )
 SELECT s.date, s.key_id, coalesce(k.name, ''), s.project, s.provider, s.model, s.requests, s.prompt_tokens,
 	s.completion_tokens, s.cached_tokens, s.reasoning_tokens, s.cost, s.market_cost
@@ -102,12 +102,12 @@ func recorded(ctx context.Context, tx *sql.Tx, org string) (books.Span, error) {
 func usageArgs(q *books.UsageQuery, org string, f billing.Filter) ([]any, error) {
 	rollups := make([][]any, len(q.Rollups))
 	for i, p := range q.Rollups {
-		rollups[i] = []any{p.Series, micros(p.From), micros(p.To), p.Date}
+		rollups[i] = []any{p.Series, micros(p.From), micros(p.To), p.Date, p.Sign}
 	}
 	rows := make([][]any, len(q.Rows))
 	for i, p := range q.Rows {
 		first, beyond := p.RequestIDs()
-		rows[i] = []any{first, beyond, micros(p.From), micros(p.To), p.Date}
+		rows[i] = []any{first, beyond, micros(p.From), micros(p.To), p.Date, p.Sign}
 	}
 	args := []any{org}
 	for _, parts := range [][][]any{rollups, rows} {

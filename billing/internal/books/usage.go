@@ -18,12 +18,14 @@ type Part struct {
 	Span
 	// Date is the index of the date that the part belongs to; 0 without dates.
 	Date int
+	// Sign is 1 if the part is added, -1 if it is subtracted.
+	Sign int
 }
 
 // UsageQuery is what a store sums up to answer for usage.
 type UsageQuery struct {
-	// Rollups and Rows are the parts, without gap or overlap: as many rollups
-	// as are whole, and rows at the edges.
+	// Rollups and Rows are the parts: rollups, and at the edges rows. Added and
+	// subtracted, they have each moment of the span once.
 	Rollups, Rows []Part
 
 	grouping billing.Grouping
@@ -54,7 +56,7 @@ func NewUsageQuery(f billing.Filter, g billing.Grouping, recorded Span, rowsFrom
 	span := SpanOf(billing.Filter{From: q.from, To: q.to})
 	series := coarsestFirst(f.KeyID != "" || f.Owner != "" || slices.Contains(g.By, billing.ByKey))
 	if !slices.Contains(g.By, billing.ByDate) {
-		q.cut(span, 0, series)
+		q.cut(Part{Span: span, Sign: 1}, series)
 		return q, nil
 	}
 	if f.From.IsZero() {
@@ -88,31 +90,64 @@ func (q *UsageQuery) cutDates(span Span, series []Series) error {
 		if to.After(span.To) {
 			to = span.To
 		}
-		q.cut(Span{from, to}, len(q.starts), series)
+		q.cut(Part{Span: Span{from, to}, Date: len(q.starts), Sign: 1}, series)
 		q.starts = append(q.starts, start)
 		start, from = next, to
 	}
 	return nil
 }
 
-// cut cuts a span into the whole rollups within it, the coarsest first, and rows
-// before and after them.
-func (q *UsageQuery) cut(s Span, date int, series []Series) {
-	if !s.From.Before(s.To) {
+// cut cuts a span into the whole rollups within it, the coarsest first, and what
+// is before and after them.
+func (q *UsageQuery) cut(p Part, series []Series) {
+	if !p.From.Before(p.To) {
 		return
 	}
-	for i, level := range series {
-		from, to := ceil(s.From, level.Grain), s.To.Truncate(level.Grain)
-		if !from.Before(to) {
-			continue
-		}
-		finer := series[i+1:]
-		q.cut(Span{s.From, from}, date, finer)
-		q.Rollups = append(q.Rollups, Part{level.Name, Span{from, to}, date})
-		q.cut(Span{to, s.To}, date, finer)
+	if len(series) == 0 {
+		q.Rows = append(q.Rows, p)
 		return
 	}
-	q.Rows = append(q.Rows, Part{Span: s, Date: date})
+	grain := series[0].Grain
+	from, to := ceil(p.From, grain), p.To.Truncate(grain)
+	if to.Before(from) { // all of it is in one
+		q.cutOne(p, series)
+		return
+	}
+	if from.Before(to) {
+		q.Rollups = append(q.Rollups, p.of(from, to).in(series[0]))
+	}
+	q.cutOne(p.of(p.From, from), series)
+	q.cutOne(p.of(to, p.To), series)
+}
+
+// cutOne cuts a part of one rollup of the first series. It takes the whole of it
+// if less is to be subtracted again than would be added: so the days of a zone
+// are those of UTC but for the hours in between.
+func (q *UsageQuery) cutOne(p Part, series []Series) {
+	whole, finer := series[0], series[1:]
+	if len(finer) == 0 || p.To.Sub(p.From) <= whole.Grain/2 {
+		q.cut(p, finer)
+		return
+	}
+	start := p.From.Truncate(whole.Grain)
+	all := p.of(start, start.Add(whole.Grain))
+	q.Rollups = append(q.Rollups, all.in(whole))
+	rest := all
+	rest.Sign = -p.Sign
+	q.cut(rest.of(start, p.From), finer)
+	q.cut(rest.of(p.To, all.To), finer)
+}
+
+// of returns the part with another span.
+func (p Part) of(from, to time.Time) Part {
+	p.Span = Span{from, to}
+	return p
+}
+
+// in returns the part as rollups of a series.
+func (p Part) in(s Series) Part {
+	p.Series = s.Name
+	return p
 }
 
 // Groups tells whether a query groups by a dimension.
