@@ -75,6 +75,7 @@ func pickUsage(random *rand.Rand) (billing.Filter, billing.Grouping) {
 	f := billing.Filter{
 		From: moment(), To: moment(),
 		KeyID:    pick("", "", "", "key_0", "key_x"),
+		Owner:    pick("", "", "", "mem_a", "mem_b"),
 		Project:  pick("", "", "", "search"),
 		Provider: pick("", "", "", "openai"),
 		Model:    pick("", "", "", "small"),
@@ -163,6 +164,12 @@ func groupsUsage(t *testing.T, s billing.Store) {
 	for part := range slices.Chunk(all, 100) {
 		post(t, s, node, part...)
 	}
+	owners := map[string]string{"key_0": "mem_a", "key_2": "mem_a", "key_x": "mem_b"}
+	for id, owner := range owners {
+		k := newKey(id, org, nil, "")
+		k.Owner = owner
+		check(t, s.CreateKey(t.Context(), k))
+	}
 	var some int
 	for range 300 {
 		f, g := pickUsage(random)
@@ -183,7 +190,7 @@ func groupsUsage(t *testing.T, s billing.Store) {
 		}
 		const total = "total"
 		for _, r := range all {
-			if selects(f, r) {
+			if selects(f, r) && (f.Owner == "" || f.Owner == owners[r.KeyID]) {
 				put(want, total, billing.TotalsOf(r))
 				put(want, label(r, g), billing.TotalsOf(r))
 			}

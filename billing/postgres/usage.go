@@ -51,6 +51,7 @@ sums AS (
 	FROM parts
 	WHERE ($15::text = '' OR key_id = $15) AND ($16::text = '' OR project = $16)
 		AND ($17::text = '' OR provider = $17) AND ($18::text = '' OR model = $18)
+		AND ($22::text = '' OR key_id IN (SELECT id FROM keys WHERE organization_id = $1 AND owner = $22))
 	GROUP BY 1, 2, 3, 4, 5 HAVING sum(sign * requests) > 0 LIMIT $19
 )
 SELECT s.date, s.key_id, coalesce(k.name, ''), s.project, s.provider, s.model, s.requests, s.prompt_tokens,
@@ -123,7 +124,7 @@ func usageArgs(q *books.UsageQuery, org string, f billing.Filter) []any {
 		firsts, beyonds, column(q.Rows, from), column(q.Rows, to), column(q.Rows, date),
 		q.Groups(billing.ByKey), q.Groups(billing.ByProject), q.Groups(billing.ByProvider), q.Groups(billing.ByModel),
 		f.KeyID, f.Project, f.Provider, f.Model, billing.MaxUsageGroups + 1,
-		column(q.Rollups, sign), column(q.Rows, sign),
+		column(q.Rollups, sign), column(q.Rows, sign), f.Owner,
 	}
 }
 

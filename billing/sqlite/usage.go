@@ -39,6 +39,7 @@ sums AS (
 	FROM parts
 	WHERE (?8 = '' OR key_id = ?8) AND (?9 = '' OR project = ?9)
 		AND (?10 = '' OR provider = ?10) AND (?11 = '' OR model = ?11)
+		AND (?13 = '' OR key_id IN (SELECT id FROM keys WHERE organization_id = ?1 AND owner = ?13))
 	GROUP BY 1, 2, 3, 4, 5 HAVING sum(sign * requests) > 0 LIMIT ?12
 )
 SELECT s.date, s.key_id, coalesce(k.name, ''), s.project, s.provider, s.model, s.requests, s.prompt_tokens,
@@ -118,7 +119,7 @@ func usageArgs(q *books.UsageQuery, org string, f billing.Filter) ([]any, error)
 		args = append(args, string(array))
 	}
 	return append(args, q.Groups(billing.ByKey), q.Groups(billing.ByProject), q.Groups(billing.ByProvider), q.Groups(billing.ByModel),
-		f.KeyID, f.Project, f.Provider, f.Model, billing.MaxUsageGroups+1), nil
+		f.KeyID, f.Project, f.Provider, f.Model, billing.MaxUsageGroups+1, f.Owner), nil
 }
 
 func scanUsage(row scanner) (books.UsageSum, error) {
