@@ -16,7 +16,13 @@ const (
 
 	// One statement, so that rollups and rows are of one moment. The parts come
 	// first in each join: a range of an index is read for each of them.
-	selectUsage = `
+	selectUsage = usageOfParts + `
+		WHERE series = p.series AND organization_id = $1 AND start >= p.since AND start < p.until` + sumUsage
+
+	selectUsageOfKey = usageOfParts + `
+		WHERE series = p.series AND organization_id = $1 AND key_id = $15 AND start >= p.since AND start < p.until` + sumUsage
+
+	usageOfParts = `
 WITH
 parts AS (
 	SELECT p.date, p.sign, r.*
@@ -25,8 +31,9 @@ parts AS (
 	CROSS JOIN LATERAL (
 		SELECT key_id, project, provider, model, requests, prompt_tokens, completion_tokens,
 			cached_tokens, reasoning_tokens, cost, market_cost
-		FROM rollups
-		WHERE series = p.series AND organization_id = $1 AND start >= p.since AND start < p.until
+		FROM rollups`
+
+	sumUsage = `
 		OFFSET 0
 	) AS r
 	UNION ALL
@@ -85,7 +92,11 @@ func usage(ctx context.Context, tx pgx.Tx, org string, f billing.Filter, g billi
 	if err != nil {
 		return billing.Usage{}, err
 	}
-	sums, err := list(ctx, tx, scanUsage, selectUsage, usageArgs(q, org, f)...)
+	query := selectUsage
+	if f.KeyID != "" {
+		query = selectUsageOfKey
+	}
+	sums, err := list(ctx, tx, scanUsage, query, usageArgs(q, org, f)...)
 	if err != nil {
 		return billing.Usage{}, err
 	}

@@ -16,19 +16,32 @@ const (
 
 	// One statement, so that rollups and rows are of one moment. The parts come
 	// first in each join: a range of an index is read for each of them.
-	selectUsage = `
+	selectUsage = usageOfParts + `
+	WHERE r.series = p.series AND r.organization_id = ?1 AND r.start >= p.since AND r.start < p.until` + sumUsage
+
+	selectUsageOfKey = usageOfParts + `
+	WHERE r.series = p.series AND r.organization_id = ?1 AND r.key_id = ?8 AND r.start >= p.since AND r.start < p.until` + sumUsage
+
+	usageOfParts = `
 WITH
+of_rollups (series, since, until, date, sign) AS MATERIALIZED (
+	SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?2)
+),
+of_rows (first, beyond, since, until, date, sign) AS MATERIALIZED (
+	SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM json_each(?3)
+),
 parts AS (
-	SELECT p.value ->> 3 AS date, p.value ->> 4 AS sign, key_id, project, provider, model, requests, prompt_tokens, completion_tokens,
+	SELECT p.date, p.sign, key_id, project, provider, model, requests, prompt_tokens, completion_tokens,
 		cached_tokens, reasoning_tokens, cost, market_cost
-	FROM json_each(?2) AS p CROSS JOIN rollups r
-	WHERE r.series = p.value ->> 0 AND r.organization_id = ?1 AND r.start >= p.value ->> 1 AND r.start < p.value ->> 2
+	FROM of_rollups AS p CROSS JOIN rollups r`
+
+	sumUsage = `
 	UNION ALL
-	SELECT p.value ->> 4, p.value ->> 5, key_id, project, provider, model, 1, prompt_tokens, completion_tokens,
+	SELECT p.date, p.sign, key_id, project, provider, model, 1, prompt_tokens, completion_tokens,
 		cached_tokens, reasoning_tokens, cost, market_cost
-	FROM json_each(?3) AS p CROSS JOIN requests r
-	WHERE r.organization_id = ?1 AND r.request_id >= p.value ->> 0 AND r.request_id < p.value ->> 1
-		AND r.arrived_at >= p.value ->> 2 AND r.arrived_at < p.value ->> 3
+	FROM of_rows AS p CROSS JOIN requests r
+	WHERE r.organization_id = ?1 AND r.request_id >= p.first AND r.request_id < p.beyond
+		AND r.arrived_at >= p.since AND r.arrived_at < p.until
 ),
 sums AS (
 	SELECT date, CASE WHEN ?4 THEN key_id ELSE '' END AS key_id, CASE WHEN ?5 THEN project ELSE '' END AS project,
@@ -77,7 +90,11 @@ func usage(ctx context.Context, tx *sql.Tx, org string, f billing.Filter, g bill
 	if err != nil {
 		return billing.Usage{}, err
 	}
-	sums, err := list(ctx, tx, scanUsage, selectUsage, args...)
+	query := selectUsage
+	if f.KeyID != "" {
+		query = selectUsageOfKey
+	}
+	sums, err := list(ctx, tx, scanUsage, query, args...)
 	if err != nil {
 		return billing.Usage{}, err
 	}

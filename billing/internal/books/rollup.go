@@ -21,6 +21,7 @@ type Series struct {
 // of them, and what is asked of a year does not read its quarters.
 var (
 	KeyQuarters = Series{"key_15m", 15 * time.Minute, true}
+	KeyHours    = Series{"key_1h", time.Hour, true}
 	KeyDays     = Series{"key_1d", 24 * time.Hour, true}
 	AllQuarters = Series{"all_15m", 15 * time.Minute, false}
 	AllHours    = Series{"all_1h", time.Hour, false}
@@ -28,12 +29,12 @@ var (
 )
 
 // DerivedSeries are sums of KeyQuarters.
-var DerivedSeries = []Series{KeyDays, AllQuarters, AllHours, AllDays}
+var DerivedSeries = []Series{KeyHours, KeyDays, AllQuarters, AllHours, AllDays}
 
 // coarsestFirst are the series that sums of some keys, or of all, are made of.
 func coarsestFirst(byKey bool) []Series {
 	if byKey {
-		return []Series{KeyDays, KeyQuarters}
+		return []Series{KeyDays, KeyHours, KeyQuarters}
 	}
 	return []Series{AllDays, AllHours, AllQuarters}
 }
