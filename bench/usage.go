@@ -200,7 +200,7 @@ func fill(ctx context.Context, s billing.Store, requests int) (sum billing.Total
 			r.Cost = r.MarketCost
 		}
 		batch = append(batch, r)
-		sum = add(sum, billing.TotalsOf(r))
+		sum = sum.Plus(billing.TotalsOf(r))
 		if len(batch) == cap(batch) || n == requests-1 {
 			if _, err := s.Post(ctx, "bench", batch); err != nil {
 				return sum, err
@@ -209,16 +209,4 @@ func fill(ctx context.Context, s billing.Store, requests int) (sum billing.Total
 		}
 	}
 	return sum, nil
-}
-
-func add(a, b billing.Totals) billing.Totals {
-	return billing.Totals{
-		Requests:         a.Requests + b.Requests,
-		PromptTokens:     a.PromptTokens + b.PromptTokens,
-		CompletionTokens: a.CompletionTokens + b.CompletionTokens,
-		CachedTokens:     a.CachedTokens + b.CachedTokens,
-		ReasoningTokens:  a.ReasoningTokens + b.ReasoningTokens,
-		Cost:             a.Cost + b.Cost,
-		MarketCost:       a.MarketCost + b.MarketCost,
-	}
 }

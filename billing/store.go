@@ -227,6 +227,19 @@ type Totals struct {
 	MarketCost       Money
 }
 
+// Plus returns the sum of two totals.
+func (t Totals) Plus(other Totals) Totals {
+	return Totals{
+		Requests:         t.Requests + other.Requests,
+		PromptTokens:     t.PromptTokens + other.PromptTokens,
+		CompletionTokens: t.CompletionTokens + other.CompletionTokens,
+		CachedTokens:     t.CachedTokens + other.CachedTokens,
+		ReasoningTokens:  t.ReasoningTokens + other.ReasoningTokens,
+		Cost:             t.Cost + other.Cost,
+		MarketCost:       t.MarketCost + other.MarketCost,
+	}
+}
+
 // TotalsOf returns the totals of one settlement.
 func TotalsOf(s Settlement) Totals {
 	return Totals{

@@ -72,3 +72,25 @@ type Usage struct {
 	// last of the filter's, or of the requests' where it has an open end.
 	Groups []UsageGroup
 }
+
+// StartOfDay returns the first moment of a day. That is not always midnight:
+// where clocks are moved at midnight, there may be two of them, or none.
+func StartOfDay(year int, month time.Month, day int, zone *time.Location) time.Time {
+	noon := time.Date(year, month, day, 12, 0, 0, 0, zone)
+	midnight := func(offset int) time.Time {
+		return time.Date(year, month, day, 0, 0, 0, 0, time.UTC).Add(-time.Duration(offset) * time.Second).In(zone)
+	}
+	_, offset := noon.Zone()
+	moved, _ := noon.ZoneBounds()
+	if moved.IsZero() {
+		return midnight(offset)
+	}
+	_, before := moved.Add(-1).Zone()
+	if first := midnight(before); first.Before(moved) {
+		return first
+	}
+	if first := midnight(offset); first.After(moved) {
+		return first
+	}
+	return moved
+}

@@ -142,7 +142,7 @@ func sumsUsage(t *testing.T, s billing.Store) {
 		check(t, err)
 		var want billing.Totals
 		for _, r := range requests {
-			want = plus(want, billing.TotalsOf(r))
+			want = want.Plus(billing.TotalsOf(r))
 		}
 		if want.Requests > 0 {
 			some++
@@ -155,17 +155,6 @@ func sumsUsage(t *testing.T, s billing.Store) {
 		t.Errorf("only %d of the filters select anything", some)
 	}
 	balanced(t, s)
-}
-
-func plus(a, b billing.Totals) billing.Totals {
-	a.Requests += b.Requests
-	a.PromptTokens += b.PromptTokens
-	a.CompletionTokens += b.CompletionTokens
-	a.CachedTokens += b.CachedTokens
-	a.ReasoningTokens += b.ReasoningTokens
-	a.Cost += b.Cost
-	a.MarketCost += b.MarketCost
-	return a
 }
 
 func reportsSpend(t *testing.T, s billing.Store) {

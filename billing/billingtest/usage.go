@@ -223,7 +223,7 @@ func groupsUsage(t *testing.T, s billing.Store) {
 		equal(t, name, texts(got), texts(want))
 		var whole billing.Totals
 		for _, group := range u.Groups {
-			whole = plus(whole, group.Totals)
+			whole = whole.Plus(group.Totals)
 		}
 		if len(g.By) > 0 && whole != u.Totals {
 			t.Errorf("%s: groups come to %+v, totals are %+v", name, whole, u.Totals)

@@ -43,7 +43,7 @@ func (c calendar) start(t time.Time) time.Time {
 	case billing.Month:
 		day = 1
 	}
-	return startOfDay(year, month, day, c.zone)
+	return billing.StartOfDay(year, month, day, c.zone)
 }
 
 // next returns when the date ends that begins at start.
@@ -66,7 +66,7 @@ func (c calendar) next(start time.Time) time.Time {
 			day++
 		}
 		// A zone that has changed sides of the date line has lost a day.
-		if end := startOfDay(year, month, day, c.zone); end.After(start) {
+		if end := billing.StartOfDay(year, month, day, c.zone); end.After(start) {
 			return end
 		}
 	}
@@ -75,26 +75,4 @@ func (c calendar) next(start time.Time) time.Time {
 // sinceHour is how long ago a clock showed a whole hour.
 func sinceHour(t time.Time) time.Duration {
 	return time.Duration(t.Minute())*time.Minute + time.Duration(t.Second())*time.Second + time.Duration(t.Nanosecond())
-}
-
-// startOfDay returns the first moment of a day. That is not always midnight:
-// where clocks are moved at midnight, there may be two of them, or none.
-func startOfDay(year int, month time.Month, day int, zone *time.Location) time.Time {
-	noon := time.Date(year, month, day, 12, 0, 0, 0, zone)
-	midnight := func(offset int) time.Time {
-		return time.Date(year, month, day, 0, 0, 0, 0, time.UTC).Add(-time.Duration(offset) * time.Second).In(zone)
-	}
-	_, offset := noon.Zone()
-	moved, _ := noon.ZoneBounds()
-	if moved.IsZero() {
-		return midnight(offset)
-	}
-	_, before := moved.Add(-1).Zone()
-	if first := midnight(before); first.Before(moved) {
-		return first
-	}
-	if first := midnight(offset); first.After(moved) {
-		return first
-	}
-	return moved
 }

@@ -95,7 +95,7 @@ func Rollups(rows []Row) []Rollup {
 			Provider:       r.Provider,
 			Model:          r.Model,
 		}.In(KeyQuarters)
-		sums[k] = Sum(sums[k], billing.TotalsOf(*r.Settlement))
+		sums[k] = sums[k].Plus(billing.TotalsOf(*r.Settlement))
 	}
 	list := make([]Rollup, 0, len(sums)*(1+len(DerivedSeries)))
 	list = appendRollups(list, sums)
@@ -103,7 +103,7 @@ func Rollups(rows []Row) []Rollup {
 		coarse := make(map[RollupKey]billing.Totals, len(sums))
 		for k, t := range sums {
 			in := k.In(s)
-			coarse[in] = Sum(coarse[in], t)
+			coarse[in] = coarse[in].Plus(t)
 		}
 		list = appendRollups(list, coarse)
 	}
@@ -116,17 +116,4 @@ func appendRollups(list []Rollup, sums map[RollupKey]billing.Totals) []Rollup {
 		list = append(list, Rollup{RollupKey: k, Totals: t})
 	}
 	return list
-}
-
-// Sum returns the sum of two totals.
-func Sum(a, b billing.Totals) billing.Totals {
-	return billing.Totals{
-		Requests:         a.Requests + b.Requests,
-		PromptTokens:     a.PromptTokens + b.PromptTokens,
-		CompletionTokens: a.CompletionTokens + b.CompletionTokens,
-		CachedTokens:     a.CachedTokens + b.CachedTokens,
-		ReasoningTokens:  a.ReasoningTokens + b.ReasoningTokens,
-		Cost:             a.Cost + b.Cost,
-		MarketCost:       a.MarketCost + b.MarketCost,
-	}
 }

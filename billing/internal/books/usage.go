@@ -211,10 +211,10 @@ func compareGroups(a, b billing.UsageGroup) int {
 	)
 }
 
-// checkedSum is Sum, or an error where that overflows. No part of a sum is
+// checkedSum is Plus, or an error where that overflows. No part of a sum is
 // negative.
 func checkedSum(a, b billing.Totals) (billing.Totals, error) {
-	sum := Sum(a, b)
+	sum := a.Plus(b)
 	for _, n := range []int64{
 		sum.Requests, sum.PromptTokens, sum.CompletionTokens, sum.CachedTokens, sum.ReasoningTokens,
 		int64(sum.Cost), int64(sum.MarketCost),

@@ -227,7 +227,7 @@ type sides struct{ expected, found billing.Totals }
 func (t tally) expect(sums []books.Rollup) {
 	for _, s := range sums {
 		both := t[s.RollupKey]
-		both.expected = books.Sum(both.expected, s.Totals)
+		both.expected = both.expected.Plus(s.Totals)
 		t.put(s.RollupKey, both)
 	}
 }
@@ -235,7 +235,7 @@ func (t tally) expect(sums []books.Rollup) {
 func (t tally) find(rollups []books.Rollup) {
 	for _, r := range rollups {
 		both := t[r.RollupKey]
-		both.found = books.Sum(both.found, r.Totals)
+		both.found = both.found.Plus(r.Totals)
 		t.put(r.RollupKey, both)
 	}
 }
