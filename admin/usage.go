@@ -16,11 +16,12 @@ import (
 type usage struct {
 	From   *time.Time   `json:"from" doc:"Start, inclusive; null is the beginning."`
 	To     *time.Time   `json:"to" doc:"End, exclusive; null is now."`
-	Totals totals       `json:"totals"`
+	Totals Totals       `json:"totals"`
 	Groups []usageGroup `json:"groups" nullable:"false" doc:"They sum to the totals; empty without group_by."`
 }
 
-type totals struct {
+// Totals are sums of requests.
+type Totals struct {
 	Requests         int64         `json:"requests"`
 	PromptTokens     int64         `json:"prompt_tokens"`
 	CompletionTokens int64         `json:"completion_tokens"`
@@ -32,8 +33,8 @@ type totals struct {
 	SavingsPercent   percent       `json:"savings_percent" doc:"The difference in percent of the market cost, to 2 decimals."`
 }
 
-func newTotals(t billing.Totals) totals {
-	return totals{
+func newTotals(t billing.Totals) Totals {
+	return Totals{
 		Requests:         t.Requests,
 		PromptTokens:     t.PromptTokens,
 		CompletionTokens: t.CompletionTokens,

@@ -24,7 +24,7 @@ type usageGroup struct {
 	Key   groupKey   `json:"key" doc:"What the requests have in common: the fields of group_by. Empty for other."`
 	Start *time.Time `json:"start" doc:"When the date begins, in the time zone of the request; null without dates."`
 	Other bool       `json:"other" doc:"This is the sum of all groups beyond the limit."`
-	totals
+	Totals
 }
 
 type groupKey struct {
@@ -91,7 +91,7 @@ func (b Breakdown) groups(found []billing.UsageGroup) []usageGroup {
 	for _, g := range found[b.Limit:] {
 		rest = rest.Plus(g.Totals) // does not overflow: the sum of all does not
 	}
-	return append(mapped(found[:b.Limit], b.newGroup), usageGroup{Other: true, totals: newTotals(rest)})
+	return append(mapped(found[:b.Limit], b.newGroup), usageGroup{Other: true, Totals: newTotals(rest)})
 }
 
 func (b Breakdown) sort(found []billing.UsageGroup) {
@@ -119,7 +119,7 @@ func (b Breakdown) sort(found []billing.UsageGroup) {
 }
 
 func (b Breakdown) newGroup(g billing.UsageGroup) usageGroup {
-	out := usageGroup{totals: newTotals(g.Totals)}
+	out := usageGroup{Totals: newTotals(g.Totals)}
 	for _, by := range b.GroupBy {
 		switch billing.Dimension(by) {
 		case billing.ByDate:

@@ -70,70 +70,74 @@ func questions() []question {
 }
 
 func (b *usageBench) run(ctx context.Context) error {
-	var times [2][]time.Duration
-	for i, requests := range []int{b.few, b.many} {
-		var err error
-		if times[i], err = b.measure(ctx, requests); err != nil {
-			return err
-		}
+	few, done, err := b.books(ctx, b.few)
+	if err != nil {
+		return err
 	}
-	fmt.Printf("%-36s %14d %14d  ratio (%s)\n", "requests", b.few, b.many, b.store)
-	for i, q := range questions() {
-		few, many := times[0][i], times[1][i]
-		fmt.Printf("%-36s %14s %14s  %.2f\n", q.name, few.Round(10*time.Microsecond), many.Round(10*time.Microsecond),
-			float64(many)/float64(few))
+	defer done()
+	many, done, err := b.books(ctx, b.many)
+	if err != nil {
+		return err
+	}
+	defer done()
+	fmt.Printf("%-36s %12d %12d  ratio (%s)\n", "requests", b.few, b.many, b.store)
+	for _, q := range questions() {
+		took, err := b.ask(ctx, q, few, many)
+		if err != nil {
+			return fmt.Errorf("%s: %w", q.name, err)
+		}
+		fmt.Printf("%-36s %12s %12s  %.2f\n", q.name, took[0].Round(10*time.Microsecond), took[1].Round(10*time.Microsecond),
+			float64(took[1])/float64(took[0]))
 	}
 	return nil
 }
 
-// measure makes books of so many requests and returns how long the answer to
-// each question takes: the fastest of the rounds, as whatever else the machine
-// does only adds to it.
-func (b *usageBench) measure(ctx context.Context, requests int) (took []time.Duration, err error) {
-	s, tidy, done, err := b.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	defer func() { err = errors.Join(err, s.Close()) }()
-	begun := time.Now()
-	sum, err := fill(ctx, s, requests)
-	if err != nil {
-		return nil, fmt.Errorf("fill the store: %w", err)
-	}
-	fmt.Fprintf(os.Stderr, "bench: posted %d requests to %s in %s\n", requests, b.store, time.Since(begun).Round(time.Second))
-	if err := tidy(); err != nil {
-		return nil, fmt.Errorf("tidy up the store: %w", err)
-	}
-	all, err := s.Usage(ctx, benchOrganization, billing.Filter{}, billing.Grouping{})
-	if err != nil {
-		return nil, err
-	}
-	if all.Totals != sum {
-		return nil, fmt.Errorf("usage is %+v, posted were %+v", all.Totals, sum)
-	}
-	for _, q := range questions() {
-		fastest, err := b.ask(ctx, s, q)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", q.name, err)
-		}
-		took = append(took, fastest)
-	}
-	return took, nil
-}
-
-func (b *usageBench) ask(ctx context.Context, s billing.Store, q question) (time.Duration, error) {
-	var fastest time.Duration
+// ask asks each store in turns, and returns how long the fastest answer of each
+// took: whatever else the machine does only adds to that.
+func (b *usageBench) ask(ctx context.Context, q question, stores ...billing.Store) ([]time.Duration, error) {
+	fastest := make([]time.Duration, len(stores))
 	for round := range b.rounds {
-		begun := time.Now()
-		if _, err := s.Usage(ctx, benchOrganization, q.filter, q.grouping); err != nil {
-			return 0, err
-		}
-		if took := time.Since(begun); round == 0 || took < fastest {
-			fastest = took
+		for i, s := range stores {
+			begun := time.Now()
+			if _, err := s.Usage(ctx, benchOrganization, q.filter, q.grouping); err != nil {
+				return nil, err
+			}
+			if took := time.Since(begun); round == 0 || took < fastest[i] {
+				fastest[i] = took
+			}
 		}
 	}
 	return fastest, nil
+}
+
+// books returns a store with so many requests. Done removes it.
+func (b *usageBench) books(ctx context.Context, requests int) (s billing.Store, done func(), err error) {
+	s, tidy, remove, err := b.open(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	done = func() {
+		_ = s.Close() // it is removed
+		remove()
+	}
+	begun := time.Now()
+	sum, err := fill(ctx, s, requests)
+	if err == nil {
+		fmt.Fprintf(os.Stderr, "bench: posted %d requests to %s in %s\n", requests, b.store, time.Since(begun).Round(time.Second))
+		err = tidy()
+	}
+	var all billing.Usage
+	if err == nil {
+		all, err = s.Usage(ctx, benchOrganization, billing.Filter{}, billing.Grouping{})
+	}
+	if err == nil && all.Totals != sum {
+		err = fmt.Errorf("usage is %+v, posted were %+v", all.Totals, sum)
+	}
+	if err != nil {
+		done()
+		return nil, nil, fmt.Errorf("fill the store: %w", err)
+	}
+	return s, done, nil
 }
 
 // open opens an empty store. Tidy does what a database does by itself sooner or
