@@ -56,6 +56,8 @@ chaos-short: build setup-server ## The same in three minutes
 bench: build setup-postgres ## Measure the gateway next to a plain reverse proxy, then its parts
 	$(GO) run ./bench -bin $(BINARY) -store sqlite
 	$(GO) run ./bench -bin $(BINARY) -store postgres
+	$(GO) run ./bench -usage -store sqlite
+	$(GO) run ./bench -usage -store postgres
 	$(GO) test -run '^$$' -bench . -benchmem ./metering/... ./billing/... ./internal/... ./caddymodule/...
 
 lint: ## Run golangci-lint (compiles it on first use)

@@ -162,7 +162,7 @@ func TestMalformedRequests(t *testing.T) {
 		"list":                {http.MethodPatch, "/v1/keys/x", `[]`, 422, []string{`"location":"body"`}},
 		"unknown field":       {http.MethodPost, "/v1/keys", `{"name":"a","usage_limit":5}`, 422, []string{`"location":"body.usage_limit"`, "unexpected property"}},
 		"unknown patch field": {http.MethodPatch, "/v1/keys/x", `{"status":"active"}`, 422, []string{`"location":"body.status"`}},
-		"unknown parameter":   {http.MethodGet, "/v1/usage?group_by=key", "", 422, []string{`"location":"query.group_by"`, "unknown query parameter"}},
+		"unknown parameter":   {http.MethodGet, "/v1/usage?groupby=key", "", 422, []string{`"location":"query.groupby"`, "unknown query parameter"}},
 		"unknown on account":  {http.MethodGet, "/v1/account?x=1", "", 422, []string{`"location":"query.x"`}},
 		"unknown on delete":   {http.MethodDelete, "/v1/keys/x?force=1", "", 422, []string{`"location":"query.force"`}},
 		"limit of 0":          {http.MethodGet, "/v1/keys?limit=0", "", 422, []string{`"location":"query.limit"`}},
