@@ -90,6 +90,7 @@ type api struct {
 	gateway Gateway
 	huma    huma.API
 	mux     *http.ServeMux
+	exports exports
 }
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -35,9 +35,13 @@ var access = map[string][]billing.Role{
 	"list-audit": members,
 	"get-audit":  members,
 
+	"export-audit": members,
+
 	"list-packages":     readers,
 	"list-transactions": readers,
-	"purchase-package":  payers,
+
+	"export-transactions": readers,
+	"purchase-package":    payers,
 
 	"get-budget":     readers,
 	"put-budget":     admins,
