@@ -80,19 +80,19 @@ func TestExportHasTheRowsOfTheList(t *testing.T) {
 	g := newGateway(t)
 	all := manyRequests(t, g)
 	gateway := serve(t, g)
-	var want []auditRow
+	var want []AuditRow
 	for _, s := range all {
 		want = append(want, newAuditRow(s))
 	}
-	for format, read := range map[string]func([]byte) ([]auditRow, error){
-		"json": func(b []byte) (rows []auditRow, err error) {
+	for format, read := range map[string]func([]byte) ([]AuditRow, error){
+		"json": func(b []byte) (rows []AuditRow, err error) {
 			err = json.Unmarshal(b, &rows)
 			return rows, err
 		},
-		"jsonl": func(b []byte) (rows []auditRow, err error) {
+		"jsonl": func(b []byte) (rows []AuditRow, err error) {
 			d := json.NewDecoder(bytes.NewReader(b))
 			for {
-				var row auditRow
+				var row AuditRow
 				if err := d.Decode(&row); errors.Is(err, io.EOF) {
 					return rows, nil
 				} else if err != nil {

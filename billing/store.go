@@ -181,7 +181,7 @@ type Ledger interface {
 // Reports read the books.
 type Reports interface {
 	// Requests returns audit rows in order of arrival, newest first unless the
-	// page says otherwise.
+	// page says otherwise. Their price sheets are not read.
 	Requests(ctx context.Context, org string, f Filter, page Page) ([]Settlement, error)
 	// Request returns one audit row, or ErrNotFound.
 	Request(ctx context.Context, org, id string) (Settlement, error)

@@ -225,3 +225,34 @@ func listsOldestFirst(t *testing.T, s billing.Store) {
 		equal(t, "requests of "+keyID, got, of)
 	}
 }
+
+func keepsPriceSheets(t *testing.T, s billing.Store) {
+	const sheet, odd = `{"parts":[{"rule":"r","rates":[1]}]}`, `{"parts":[]} -- "'ä`
+	first, second, other, none := settlement(1, usd), settlement(2, usd), settlement(3, 0), settlement(4, usd)
+	first.PriceSheet, second.PriceSheet, other.PriceSheet = sheet, sheet, odd
+	post(t, s, node, first, none)
+	post(t, s, node, second, other)
+	post(t, s, node, first, second, other, none) // again
+	for _, want := range []billing.Settlement{first, second, other, none} {
+		got, err := s.Request(t.Context(), org, want.RequestID)
+		check(t, err)
+		equal(t, "request", got, want)
+	}
+	changed := first
+	changed.PriceSheet = odd
+	conflicts, err := s.Post(t.Context(), node, []billing.Settlement{changed})
+	check(t, err)
+	equal(t, "conflicts", conflicts, []string{first.RequestID})
+
+	// What is refused as a repetition has stored no sheet that it brought.
+	lost := first
+	lost.PriceSheet, lost.Recovered = "only in a repetition", true
+	post(t, s, node, lost)
+	later := settlement(5, usd)
+	later.PriceSheet = lost.PriceSheet
+	post(t, s, node, later)
+	got, err := s.Request(t.Context(), org, later.RequestID)
+	check(t, err)
+	equal(t, "request with the sheet of one that was there", got, later)
+	balanced(t, s)
+}

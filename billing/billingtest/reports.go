@@ -17,6 +17,7 @@ func testReports(t *testing.T, open Open) {
 	cases(t, open, map[string]func(*testing.T, billing.Store){
 		"requests are listed page by page, newest id first": listsRequests,
 		"filters select requests":                           filtersRequests,
+		"price sheets are kept":                             keepsPriceSheets,
 		"details select requests":                           filtersByDetail,
 		"owners select the requests of their keys":          filtersByOwner,
 		"requests are listed oldest first, page by page":    listsOldestFirst,

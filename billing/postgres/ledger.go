@@ -21,8 +21,11 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timesta
 	$15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[],
 	$22::boolean[], $23::text[], $24::bigint[], $25::bigint[], $26::text[], $27::bigint[], $28::bigint[],
 	$29::bigint[], $30::text[], $31::text[], $32::text[], $33::boolean[], $34::bigint[], $35::jsonb[],
-	$36::boolean[], $37::bytea[], $38::text[], $39::jsonb[])
+	$36::boolean[], $37::bytea[], $38::text[], $39::jsonb[], $40::bytea[])
 ON CONFLICT (organization_id, request_id) DO NOTHING RETURNING organization_id, request_id`
+
+	insertSheets = `
+INSERT INTO price_sheets (hash, text) SELECT * FROM unnest($1::bytea[], $2::text[]) ON CONFLICT DO NOTHING`
 
 	selectRequestHashes = `
 SELECT organization_id, request_id, hash FROM requests
@@ -94,6 +97,7 @@ func (s *Store) Post(ctx context.Context, node string, batch []billing.Settlemen
 		return nil, nil
 	}
 	var conflicts []string
+	var sheets []books.Sheet
 	err = s.write(ctx, func(tx pgx.Tx) error {
 		accounts, inserted, err := insertRequestRows(ctx, tx, rows)
 		if err != nil {
@@ -103,11 +107,13 @@ func (s *Store) Post(ctx context.Context, node string, batch []billing.Settlemen
 		if conflicts, err = conflictsOf(ctx, tx, known); err != nil || len(fresh) == 0 {
 			return err
 		}
-		return post(ctx, tx, node, fresh, accounts)
+		sheets = s.sheets.Missing(fresh)
+		return post(ctx, tx, node, fresh, accounts, sheets)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("post: %w", blame(rows, err))
 	}
+	s.sheets.Stored(sheets)
 	return conflicts, nil
 }
 
@@ -181,13 +187,20 @@ func conflictsOf(ctx context.Context, tx pgx.Tx, known []books.Row) (conflicts [
 	return conflicts, nil
 }
 
-func post(ctx context.Context, tx pgx.Tx, node string, fresh []books.Row, accounts map[string]books.Account) error {
+func post(ctx context.Context, tx pgx.Tx, node string, fresh []books.Row, accounts map[string]books.Account, sheets []books.Sheet) error {
 	posting := books.NewPosting(fresh)
 	lines, err := posting.Debits(accounts)
 	if err != nil {
 		return err
 	}
 	var batch pgx.Batch
+	if len(sheets) > 0 {
+		// Whoever waits here for another's, and has accounts locked, has nothing
+		// else that others wait for.
+		batch.Queue(insertSheets,
+			column(sheets, func(s *books.Sheet) []byte { return s.Hash }),
+			column(sheets, func(s *books.Sheet) string { return s.Text }))
+	}
 	if len(lines) > 0 {
 		batch.Queue(insertEntries, lineArrays(lines)...)
 		batch.Queue(putLedgers, accountArrays(accounts)...)

@@ -17,9 +17,11 @@ const (
 	cache_write_tokens, cache_write_long_tokens, output_tokens, output_audio_tokens, output_image_tokens,
 	web_searches, reasoning_tokens, usage_source, usage_mismatch, service_tier, cost, market_cost,
 	price_rule_id, latency_ns, ttfb_ns, status, error, client_ip, user_agent, streaming, attempts, changes,
-	recovered, hash, project, attempt_log`
+	recovered, hash, project, attempt_log, price_sheet`
 
-	selectRequest = `SELECT ` + requestColumns + ` FROM requests WHERE organization_id = $1 AND request_id = $2`
+	selectRequest = `
+SELECT ` + requestColumns + `, coalesce((SELECT text FROM price_sheets WHERE hash = price_sheet), '')
+FROM requests WHERE organization_id = $1 AND request_id = $2`
 
 	// One statement, so that rollups and rows are of one moment.
 	selectUsage = `
@@ -62,9 +64,16 @@ const planned = pgx.QueryExecModeExec
 
 // Request implements billing.Reports.
 func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement, error) {
-	r, err := scanRequest(s.pool.QueryRow(ctx, selectRequest, org, id))
-	if err != nil {
+	var (
+		r     billing.Settlement
+		sheet []byte
+	)
+	row := s.pool.QueryRow(ctx, selectRequest, org, id)
+	if err := row.Scan(append(requestFields(&r, &sheet), &r.PriceSheet)...); err != nil {
 		return billing.Settlement{}, fmt.Errorf("read request %q: %w", id, notFound(err))
+	}
+	if err := books.CheckSheet(r.PriceSheet, sheet); err != nil {
+		return billing.Settlement{}, fmt.Errorf("read request %q: %w", id, err)
 	}
 	return r, nil
 }
@@ -146,22 +155,32 @@ func requestArrays(rows []books.Row) []any {
 		column(rows, func(r *books.Row) []byte { return r.Hash }),
 		column(rows, func(r *books.Row) string { return r.Project }),
 		column(rows, func(r *books.Row) string { return books.EncodeList(r.AttemptLog) }),
+		column(rows, func(r *books.Row) []byte { return r.Sheet }),
 	}
 }
 
 func scanRequest(row scanner) (billing.Settlement, error) {
 	var (
-		r billing.Settlement
+		r     billing.Settlement
+		sheet []byte
+	)
+	err := row.Scan(requestFields(&r, &sheet)...)
+	return r, err
+}
+
+// requestFields are where to scan requestColumns to. Of the price sheet it is
+// the hash.
+func requestFields(r *billing.Settlement, sheet *[]byte) []any {
+	var (
 		u = &r.Usage
 		h []byte
 	)
-	err := row.Scan(
+	return []any{
 		&r.RequestID, &r.OrganizationID, &r.KeyID, &r.KeyName, timeColumn{&r.At}, &r.Provider, &r.Model, &r.Endpoint,
 		&u.Input, &u.InputAudio, &u.InputImage, &u.CacheRead, &u.CacheReadAudio,
 		&u.CacheWrite, &u.CacheWriteLong, &u.Output, &u.OutputAudio, &u.OutputImage,
 		&u.WebSearches, &u.Reasoning, &r.UsageSource, &r.UsageMismatch, &r.ServiceTier, &r.Cost, &r.MarketCost,
 		&r.PriceRuleID, &r.Latency, &r.TTFB, &r.Status, &r.Error, &r.ClientIP, &r.UserAgent, &r.Streaming, &r.Attempts,
-		listColumn{&r.Changes}, &r.Recovered, &h, &r.Project, attemptsColumn{&r.AttemptLog},
-	)
-	return r, err
+		listColumn{&r.Changes}, &r.Recovered, &h, &r.Project, attemptsColumn{&r.AttemptLog}, sheet,
+	}
 }

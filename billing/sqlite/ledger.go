@@ -35,6 +35,8 @@ ON CONFLICT DO UPDATE SET balance = excluded.balance, entries = excluded.entries
 	selectEntryByIdempotencyKey = `SELECT ` + entryColumns + ` FROM entries
 WHERE organization_id = ?1 AND idempotency_key = ?2`
 
+	insertSheet = `INSERT INTO price_sheets (hash, text) VALUES (?1, ?2) ON CONFLICT DO NOTHING`
+
 	selectEntries = `SELECT ` + entryColumns + ` FROM entries
 WHERE organization_id = ?1 AND seq > ?2 AND seq < ?3 AND created_at >= ?4 AND created_at < ?5
 	AND (?6 = '[]' OR type IN (SELECT value FROM json_each(?6)))
