@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/metering"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -38,6 +39,25 @@ func TestAuditRow(t *testing.T) {
 			`{"provider":"openai","model":"gpt-4o","credential":"default","status":null,"error":"timed out","duration_ms":2000}]`,
 		`"price_rule_id":null`, `"changes":["top_k dropped"]`, `"streaming":false`, `"user_agent":"<b>\"agent\"</b>"`)
 	c.do(http.MethodGet, "/v1/audit", "").want(t, http.StatusOK, want, `"next_cursor":null`)
+}
+
+func TestAuditRowHasItsCalculation(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	s := request("r1", "key_a", day(1, 12), 1_604)
+	s.MarketCost = 2_005
+	s.Usage = metering.Usage{Input: 1_204, Output: 10, WebSearches: 1}
+	s.PriceSheet = `{"discount":200000,"parts":[{"rule":"rule-1","rates":[2500000,0,0,0,0,0,0,100000000,0,0,1000],` +
+		`"factors":[{"dimension":"tier","value":"flex","per_mille":500}]}]}`
+	g.post(t, s)
+	newClient(t, g).do(http.MethodGet, "/v1/audit/r1", "").want(t, http.StatusOK,
+		`"calculation":{"lines":[{"bucket":"input","model":null,"price_rule_id":"rule-1","quantity":1204,"unit":"tokens",`+
+			`"rate_nanos_per_million":2500000,"long_context":false,"multipliers":[{"dimension":"tier","value":"flex","factor":"0.50"}],`+
+			`"amount":"0.000001505","text":"1,204 input tokens x $0.0025/M x 0.50 (tier flex)"},`,
+		`"amount":"0.0000005","text":"10 output tokens x $0.10/M x 0.50 (tier flex)"}`,
+		`"amount":"0.000000000001","text":"1 web searches x $0.000001/M"}]`,
+		`"market_amount":"0.000002005001","market_cost_nanos":2005,"discount_percent":"20%","discount_amount":"-0.0000004010002",`+
+			`"amount":"0.0000016040008","cost_nanos":1604}`)
 }
 
 func TestAuditOfOthersIsNotFound(t *testing.T) {

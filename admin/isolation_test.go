@@ -139,7 +139,7 @@ func (w *world) tries(op documented, schemas map[string]documentedSchema) []try 
 				w.find("parameter %s of the path %s is not known", p.Name, op.path)
 			}
 		case "query":
-			values, known := queryIDs[p.Name]
+			values, known := valuesOf(p.Name)
 			if !known {
 				w.find("parameter %s of the query of %s is not known", p.Name, op.OperationID)
 				continue

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"encoding/base64"
+	"regexp"
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -39,24 +40,55 @@ var pathIDs = map[string]func(belongings) string{
 
 // queryIDs are the parameters of queries: all that is worth a try for each.
 var queryIDs = map[string]func(belongings) []string{
-	"cursor":   cursors,
-	"examples": same("5"),
-	"from":     same("2020-01-01"),
-	"key_id":   func(b belongings) []string { return []string{b.key} },
-	"limit":    same("500"),
-	"mode":     same("full"),
-	"model":    same("gpt-4o"),
-	"owner_id": func(b belongings) []string { return []string{b.member} },
-	"project":  func(b belongings) []string { return []string{b.project} },
-	"provider": same("openai"),
-	"q":        same("zz"),
-	"role":     same("viewer"),
-	"status":   same("active"),
-	"to":       same("2099-01-01"),
+	"after":         func(b belongings) []string { return []string{b.request, "ent_0000000000000001"} },
+	"changed":       same("true"),
+	"client_ip":     same("192.0.2.1"),
+	"endpoint":      same("/v1/chat/completions"),
+	"error":         same("upstream request failed"),
+	"format":        same("json"),
+	"key_name":      same("Key " + marker),
+	"price_rule_id": same("rule-1"),
+	"request_id":    func(b belongings) []string { return []string{b.request} },
+	"streaming":     same("true"),
+	"type":          same("adjustment"),
+	"usage_source":  same("provider"),
+	"user_agent":    same("agent"),
+	"cursor":        cursors,
+	"examples":      same("5"),
+	"from":          same("2020-01-01"),
+	"group_by":      same("key"),
+	"interval":      same("day"),
+	"key_id":        func(b belongings) []string { return []string{b.key} },
+	"limit":         same("500"),
+	"mode":          same("full"),
+	"model":         same("gpt-4o"),
+	"order":         same("desc"),
+	"owner":         func(b belongings) []string { return []string{b.member} },
+	"owner_id":      func(b belongings) []string { return []string{b.member} },
+	"project":       func(b belongings) []string { return []string{b.project} },
+	"provider":      same("openai"),
+	"q":             same("zz"),
+	"role":          same("viewer"),
+	"sort":          same("cost"),
+	"status":        same("active"),
+	"timezone":      same("Europe/Berlin"),
+	"to":            same("2099-01-01"),
+}
+
+// bounds are the parameters min_... and max_...
+var bounds = regexp.MustCompile(`^(min|max)_(attempts|cost_nanos|latency_ms|market_cost_nanos|ttfb_ms|(\w+_)?tokens)$`)
+
+func valuesOf(parameter string) (values func(belongings) []string, known bool) {
+	if bounds.MatchString(parameter) {
+		return same("777777770000000"), true
+	}
+	values, known = queryIDs[parameter]
+	return values, known
 }
 
 // headerIDs are the parameters in headers.
 var headerIDs = map[string]func(belongings) string{
+	"Accept-Encoding":  func(belongings) string { return "identity" },
 	"Idempotency-Key":  func(b belongings) string { return idempotencyKeyOf(b.org) },
 	organizationHeader: func(b belongings) string { return b.org },
 }

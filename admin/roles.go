@@ -47,9 +47,13 @@ var access = map[string][]billing.Role{
 	"list-audit": members,
 	"get-audit":  members,
 
+	"export-audit": members,
+
 	"list-packages":     readers,
 	"list-transactions": readers,
-	"purchase-package":  payers,
+
+	"export-transactions": readers,
+	"purchase-package":    payers,
 
 	"get-budget":     readers,
 	"put-budget":     admins,
@@ -92,7 +96,7 @@ func joinRoles(roles []billing.Role) string {
 var isOwnOnly = map[string]bool{
 	"list-keys": true, "get-key": true, "get-key-usage": true, "create-key": true, "update-key": true,
 	"delete-key": true, "revoke-key": true, "rotate-key": true,
-	"get-usage": true, "list-audit": true, "get-audit": true,
+	"get-usage": true, "list-audit": true, "get-audit": true, "export-audit": true,
 }
 
 // ownOnly is the member whose keys, and what they have used, are all that the

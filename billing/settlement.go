@@ -40,6 +40,9 @@ type Settlement struct {
 	// MarketCost is what the provider's list price comes to.
 	MarketCost  Money
 	PriceRuleID string
+	// PriceSheet is the text of the metering.Sheet by which it was priced; ""
+	// without a price.
+	PriceSheet string
 
 	Latency time.Duration
 	TTFB    time.Duration

@@ -173,13 +173,14 @@ func (c *call) priceInto(row *billing.Settlement, reading metering.Reading) {
 		return
 	}
 	rule := c.app.book.ForResponse(c.rule, row.Provider, reading.Model, row.At)
+	sheet := c.app.book.Sheet(rule, reading, row.At, c.app.discount)
 	cost, err := c.app.book.Price(rule, reading, row.At, c.app.discount)
 	if err != nil {
 		// Counts beyond all reason: what was held is the best that is known.
 		c.engine.requestLog.Error("cannot price a usage; charging its hold", zap.String("request_id", row.RequestID), zap.Error(err))
-		cost = metering.Cost{Market: c.held, Yours: c.held, RuleID: rule.ID}
+		cost, sheet = metering.Cost{Market: c.held, Yours: c.held, RuleID: rule.ID}, ""
 	}
-	row.Cost, row.MarketCost, row.PriceRuleID = cost.Yours, cost.Market, cost.RuleID
+	row.Cost, row.MarketCost, row.PriceRuleID, row.PriceSheet = cost.Yours, cost.Market, cost.RuleID, sheet
 }
 
 // ruleUnpriced is the price rule id of requests that were recorded without a

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -35,7 +36,7 @@ type Rule struct {
 // named CeilingID, slash, provider.
 const CeilingID = "ceiling"
 
-// Book holds all rules. It does not change once built, and neither may the
+// Book holds all rules. They do not change once it is built, and neither may the
 // rules that it returns; it is safe for concurrent use.
 type Book struct {
 	rules  []*Rule
@@ -43,6 +44,8 @@ type Book struct {
 	layers []layer
 	// ceilings by provider; "" is over all providers.
 	ceilings map[string]*Rule
+	// sheets that were made: see Sheet.
+	sheets atomic.Pointer[map[chosenSheet]string]
 }
 
 // placed is a rule with the layer that it came in, counted from 1; ceilings

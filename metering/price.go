@@ -149,16 +149,24 @@ func (r *Rule) scale(rd *Reading, at time.Time) (product uint64, known bool) {
 }
 
 func (r *Rule) multiplier(dim Dimension, value string, at time.Time) (perMille uint64, known bool) {
+	if m := r.factor(dim, value, at); m != nil {
+		return uint64(m.PerMille), true
+	}
+	return 1000, value == "" || isStandard(value)
+}
+
+// factor is the multiplier for a value that was reported; nil if none is.
+func (r *Rule) factor(dim Dimension, value string, at time.Time) *Multiplier {
 	if value == "" {
-		return 1000, true
+		return nil
 	}
 	for i := range r.Multipliers {
 		m := &r.Multipliers[i]
 		if m.Dimension == dim && strings.EqualFold(m.Value, value) && inEffect(m.From, m.Until, at) {
-			return uint64(m.PerMille), true
+			return m
 		}
 	}
-	return 1000, isStandard(value)
+	return nil
 }
 
 // isStandard knows the words that providers have for nothing special.
@@ -177,7 +185,7 @@ func isStandard(value string) bool {
 func (r *Rule) charge(u Usage, scale uint64) uint128 {
 	counts := u.buckets()
 	rates := &r.Rates
-	if r.LongAbove > 0 && exceeds(counts[:promptBuckets], r.LongAbove) {
+	if r.isLong(u) {
 		rates = &r.LongRates
 	}
 	var total uint128
@@ -186,6 +194,12 @@ func (r *Rule) charge(u Usage, scale uint64) uint128 {
 	}
 	searches := multiply(atLeastZero(u.WebSearches), uint64(rates.WebSearch))
 	return total.times(scale).plus(searches.times(unity))
+}
+
+// isLong tells whether the long-context rates apply.
+func (r *Rule) isLong(u Usage) bool {
+	counts := u.buckets()
+	return r.LongAbove > 0 && exceeds(counts[:promptBuckets], r.LongAbove)
 }
 
 const (

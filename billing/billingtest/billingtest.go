@@ -128,7 +128,8 @@ func settlementAt(n int, at time.Time, cost billing.Money) billing.Settlement {
 	return s
 }
 
-// settlement returns a settlement with all fields set, of its number's id.
+// settlement returns a settlement with all fields set but its price sheet, which
+// lists do not have, of its number's id.
 func settlement(n int, cost billing.Money) billing.Settlement {
 	return billing.Settlement{
 		RequestID:      requestID(n),

@@ -30,7 +30,7 @@ func full(t *testing.T, id string) billing.Settlement {
 			CacheWriteLong: 7, Output: 8, OutputAudio: 9, OutputImage: 10, WebSearches: 11, Reasoning: 12,
 		},
 		UsageSource: metering.SourceProvider, UsageMismatch: true, ServiceTier: "flex",
-		Cost: 123_456_789, MarketCost: 1 << 60, PriceRuleID: "openai/gpt-4o",
+		Cost: 123_456_789, MarketCost: 1 << 60, PriceRuleID: "openai/gpt-4o", PriceSheet: `{"parts":[]}`,
 		Latency: time.Second, TTFB: time.Millisecond, Status: 200, Error: "none really",
 		ClientIP: "::1", UserAgent: "test/1.0", Streaming: true, Attempts: 2, Project: "search",
 		AttemptLog: []billing.Attempt{

@@ -118,6 +118,7 @@ func visit(c *codec, s *billing.Settlement) {
 	visitTexts(c, &s.Changes)
 	c.text(&s.Project)
 	visitAttempts(c, &s.AttemptLog)
+	c.text(&s.PriceSheet)
 }
 
 func visitUsage(c *codec, u *metering.Usage) {

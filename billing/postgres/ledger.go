@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -22,8 +21,11 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timesta
 	$15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[],
 	$22::boolean[], $23::text[], $24::bigint[], $25::bigint[], $26::text[], $27::bigint[], $28::bigint[],
 	$29::bigint[], $30::text[], $31::text[], $32::text[], $33::boolean[], $34::bigint[], $35::jsonb[],
-	$36::boolean[], $37::bytea[], $38::text[], $39::jsonb[])
+	$36::boolean[], $37::bytea[], $38::text[], $39::jsonb[], $40::bytea[])
 ON CONFLICT (organization_id, request_id) DO NOTHING RETURNING organization_id, request_id`
+
+	insertSheets = `
+INSERT INTO price_sheets (hash, text) SELECT * FROM unnest($1::bytea[], $2::text[]) ON CONFLICT DO NOTHING`
 
 	selectRequestHashes = `
 SELECT organization_id, request_id, hash FROM requests
@@ -46,7 +48,12 @@ SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::big
 WHERE organization_id = $1 AND idempotency_key = $2`
 
 	selectEntries = `SELECT ` + entryColumns + ` FROM entries
-WHERE organization_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3`
+WHERE organization_id = $1 AND seq > $2 AND seq < $3 AND created_at >= $4 AND created_at < $5
+	AND ($6::text[] IS NULL OR type = ANY ($6))
+ORDER BY seq`
+
+	selectEntriesNewestFirst = selectEntries + ` DESC LIMIT $7`
+	selectEntriesOldestFirst = selectEntries + ` ASC LIMIT $7`
 
 	addSettled = `
 INSERT INTO allowances AS a (organization_id, subject, kind, period, period_start, settled)
@@ -90,6 +97,7 @@ func (s *Store) Post(ctx context.Context, node string, batch []billing.Settlemen
 		return nil, nil
 	}
 	var conflicts []string
+	var sheets []books.Sheet
 	err = s.write(ctx, func(tx pgx.Tx) error {
 		accounts, inserted, err := insertRequestRows(ctx, tx, rows)
 		if err != nil {
@@ -99,11 +107,13 @@ func (s *Store) Post(ctx context.Context, node string, batch []billing.Settlemen
 		if conflicts, err = conflictsOf(ctx, tx, known); err != nil || len(fresh) == 0 {
 			return err
 		}
-		return post(ctx, tx, node, fresh, accounts)
+		sheets = s.sheets.Missing(fresh)
+		return post(ctx, tx, node, fresh, accounts, sheets)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("post: %w", blame(rows, err))
 	}
+	s.sheets.Stored(sheets)
 	return conflicts, nil
 }
 
@@ -177,13 +187,20 @@ func conflictsOf(ctx context.Context, tx pgx.Tx, known []books.Row) (conflicts [
 	return conflicts, nil
 }
 
-func post(ctx context.Context, tx pgx.Tx, node string, fresh []books.Row, accounts map[string]books.Account) error {
+func post(ctx context.Context, tx pgx.Tx, node string, fresh []books.Row, accounts map[string]books.Account, sheets []books.Sheet) error {
 	posting := books.NewPosting(fresh)
 	lines, err := posting.Debits(accounts)
 	if err != nil {
 		return err
 	}
 	var batch pgx.Batch
+	if len(sheets) > 0 {
+		// Whoever waits here for another's, and has accounts locked, has nothing
+		// else that others wait for.
+		batch.Queue(insertSheets,
+			column(sheets, func(s *books.Sheet) []byte { return s.Hash }),
+			column(sheets, func(s *books.Sheet) string { return s.Text }))
+	}
 	if len(lines) > 0 {
 		batch.Queue(insertEntries, lineArrays(lines)...)
 		batch.Queue(putLedgers, accountArrays(accounts)...)
@@ -245,15 +262,18 @@ func appendLine(ctx context.Context, tx pgx.Tx, line books.Line) (books.Line, er
 }
 
 // Transactions implements billing.Ledger.
-func (s *Store) Transactions(ctx context.Context, org string, page billing.Page) ([]billing.Entry, error) {
-	before := int64(math.MaxInt64)
-	if page.After != "" {
-		var err error
-		if before, err = books.EntrySeq(page.After); err != nil {
-			return nil, fmt.Errorf("list transactions: %w", err)
-		}
+func (s *Store) Transactions(ctx context.Context, org string, f billing.EntryFilter, page billing.Page) ([]billing.Entry, error) {
+	after, before, err := books.EntrySeqs(page)
+	if err != nil {
+		return nil, fmt.Errorf("list transactions: %w", err)
 	}
-	entries, err := list(ctx, s.pool, scanEntry, selectEntries, org, before, books.PageLimit(page))
+	query := selectEntriesNewestFirst
+	if page.OldestFirst {
+		query = selectEntriesOldestFirst
+	}
+	span := books.SpanOf(billing.Filter{From: f.From, To: f.To})
+	entries, err := list(ctx, s.pool, scanEntry, query,
+		planned, org, after, before, span.From, span.To, books.Names(f.Types), books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list transactions: %w", err)
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/pressly/goose/v3"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
 )
 
 //go:embed migrations/*.sql
@@ -36,7 +37,10 @@ const (
 )
 
 // Store is a billing.Store in a PostgreSQL database.
-type Store struct{ pool *pgxpool.Pool }
+type Store struct {
+	pool   *pgxpool.Pool
+	sheets books.Sheets
+}
 
 var _ billing.Store = (*Store)(nil)
 

@@ -70,6 +70,7 @@ func (s *Store) Post(ctx context.Context, node string, batch []billing.Settlemen
 		return nil, nil
 	}
 	var conflicts []string
+	var sheets []books.Sheet
 	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		known, err := s.posts.requests.insert(ctx, tx, rows)
 		if err != nil {
@@ -84,11 +85,18 @@ func (s *Store) Post(ctx context.Context, node string, batch []billing.Settlemen
 		if len(fresh) == 0 {
 			return nil
 		}
+		sheets = s.sheets.Missing(fresh)
+		for _, sheet := range sheets {
+			if _, err := tx.ExecContext(ctx, insertSheet, sheet.Hash, sheet.Text); err != nil {
+				return fmt.Errorf("insert price sheet: %w", err)
+			}
+		}
 		return s.post(ctx, tx, node, fresh)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("post: %w", blame(rows, err))
 	}
+	s.sheets.Stored(sheets)
 	return conflicts, nil
 }
 

@@ -14,26 +14,13 @@ const (
 	cache_write_tokens, cache_write_long_tokens, output_tokens, output_audio_tokens, output_image_tokens,
 	web_searches, reasoning_tokens, usage_source, usage_mismatch, service_tier, cost, market_cost,
 	price_rule_id, latency_ns, ttfb_ns, status, error, client_ip, user_agent, streaming, attempts, changes,
-	recovered, hash, project, attempt_log`
+	recovered, hash, project, attempt_log, price_sheet`
 
-	requestValues = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+	requestValues = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
-	selectRequest = `SELECT ` + requestColumns + ` FROM requests WHERE organization_id = ?1 AND request_id = ?2`
-
-	selectRequests = `SELECT ` + requestColumns + ` FROM requests
-WHERE organization_id = ?1 AND request_id >= ?2 AND request_id < ?3
-	AND arrived_at >= ?4 AND arrived_at < ?5
-	AND (?6 = '' OR provider = ?6) AND (?7 = '' OR model = ?7)
-ORDER BY request_id DESC LIMIT ?8`
-
-	// The plus keeps the planner off the primary key, in which the requests of a
-	// key are few among many.
-	selectRequestsOfKey = `SELECT ` + requestColumns + ` FROM requests
-WHERE +organization_id = ?1 AND request_id >= ?2 AND request_id < ?3
-	AND arrived_at >= ?4 AND arrived_at < ?5
-	AND (?6 = '' OR provider = ?6) AND (?7 = '' OR model = ?7)
-	AND key_id = ?9
-ORDER BY request_id DESC LIMIT ?8`
+	selectRequest = `
+SELECT ` + requestColumns + `, coalesce((SELECT text FROM price_sheets WHERE hash = price_sheet), '')
+FROM requests WHERE organization_id = ?1 AND request_id = ?2`
 
 	selectSettled = `
 SELECT coalesce(sum(settled), 0) FROM allowances
@@ -41,30 +28,18 @@ WHERE organization_id = ?1 AND subject = ?2 AND kind = ?3
 	AND period = ?4 AND period_start >= ?5 AND period_start < ?6`
 )
 
-// Requests implements billing.Reports.
-func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page billing.Page) ([]billing.Settlement, error) {
-	span := books.SpanOf(f)
-	from, before := span.RequestIDs()
-	if page.After != "" {
-		before = min(before, page.After)
-	}
-	query := selectRequests
-	args := []any{org, from, before, micros(span.From), micros(span.To), f.Provider, f.Model, books.PageLimit(page)}
-	if f.KeyID != "" {
-		query, args = selectRequestsOfKey, append(args, f.KeyID)
-	}
-	requests, err := list(ctx, s.reader, scanRequest, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("list requests: %w", err)
-	}
-	return requests, nil
-}
-
 // Request implements billing.Reports.
 func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement, error) {
-	r, err := scanRequest(s.reader.QueryRowContext(ctx, selectRequest, org, id))
-	if err != nil {
+	var (
+		r     billing.Settlement
+		sheet []byte
+	)
+	row := s.reader.QueryRowContext(ctx, selectRequest, org, id)
+	if err := row.Scan(append(requestFields(&r, &sheet), &r.PriceSheet)...); err != nil {
 		return billing.Settlement{}, fmt.Errorf("read request %q: %w", id, notFound(err))
+	}
+	if err := books.CheckSheet(r.PriceSheet, sheet); err != nil {
+		return billing.Settlement{}, fmt.Errorf("read request %q: %w", id, err)
 	}
 	return r, nil
 }
@@ -102,21 +77,31 @@ func requestArgs(a *arguments, r *books.Row) {
 	a.add(r.Recovered)
 	a.add(r.Hash)
 	a.text(r.Project, books.EncodeList(r.AttemptLog))
+	a.add(r.Sheet)
 }
 
 func scanRequest(row scanner) (billing.Settlement, error) {
 	var (
-		r billing.Settlement
+		r     billing.Settlement
+		sheet []byte
+	)
+	err := row.Scan(requestFields(&r, &sheet)...)
+	return r, err
+}
+
+// requestFields are where to scan requestColumns to. Of the price sheet it is
+// the hash.
+func requestFields(r *billing.Settlement, sheet *[]byte) []any {
+	var (
 		u = &r.Usage
 		h []byte
 	)
-	err := row.Scan(
+	return []any{
 		&r.RequestID, &r.OrganizationID, &r.KeyID, &r.KeyName, timeColumn{&r.At}, &r.Provider, &r.Model, &r.Endpoint,
 		&u.Input, &u.InputAudio, &u.InputImage, &u.CacheRead, &u.CacheReadAudio,
 		&u.CacheWrite, &u.CacheWriteLong, &u.Output, &u.OutputAudio, &u.OutputImage,
 		&u.WebSearches, &u.Reasoning, &r.UsageSource, &r.UsageMismatch, &r.ServiceTier, &r.Cost, &r.MarketCost,
 		&r.PriceRuleID, &r.Latency, &r.TTFB, &r.Status, &r.Error, &r.ClientIP, &r.UserAgent, &r.Streaming, &r.Attempts,
-		listColumn{&r.Changes}, &r.Recovered, &h, &r.Project, attemptsColumn{&r.AttemptLog},
-	)
-	return r, err
+		listColumn{&r.Changes}, &r.Recovered, &h, &r.Project, attemptsColumn{&r.AttemptLog}, sheet,
+	}
 }

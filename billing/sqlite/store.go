@@ -19,6 +19,7 @@ import (
 	codes "modernc.org/sqlite/lib"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
 )
 
 //go:embed migrations/*.sql
@@ -38,6 +39,7 @@ type Store struct {
 	writer *sql.DB
 	reader *sql.DB
 	posts  *postStatements
+	sheets books.Sheets
 
 	path string
 	file os.FileInfo // what path was when it was opened

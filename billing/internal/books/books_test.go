@@ -60,7 +60,7 @@ func change[T any](t *testing.T, original T, changed func(field string, v T)) {
 
 func hashOf(s billing.Settlement) []byte {
 	var d digest
-	d.settlement(&s)
+	d.settlement(&s, sheetHashes{"": {}}.of(s.PriceSheet))
 	return d.appendSum(nil)
 }
 

@@ -9,7 +9,7 @@ import (
 
 // settlement adds all that a settlement says. Recovered is left out: it tells
 // how the settlement came to be, not what it says.
-func (d *digest) settlement(s *billing.Settlement) {
+func (d *digest) settlement(s *billing.Settlement, sheet []byte) {
 	u := &s.Usage
 	d.text(s.RequestID, s.OrganizationID, s.KeyID, s.KeyName)
 	d.number(s.At.UnixMicro())
@@ -33,6 +33,9 @@ func (d *digest) settlement(s *billing.Settlement) {
 		d.text("attempt", a.Provider, a.Model, a.Credential, a.Error)
 		d.number(int64(a.Status), int64(a.Duration))
 	}
+	if len(sheet) > 0 {
+		d.text("price sheet", string(sheet))
+	}
 }
 
 // EntryHash returns the hash of what the caller of Append said. Times, ids and
@@ -46,10 +49,10 @@ func EntryHash(e billing.Entry) []byte {
 }
 
 // ContentHash returns the hash that the row of a settlement has, from the
-// columns that are stored.
-func ContentHash(s *billing.Settlement) []byte {
+// columns that are stored. Of the price sheet this is the hash.
+func ContentHash(s *billing.Settlement, sheet []byte) []byte {
 	d := make(digest, 0, 512)
-	d.settlement(s)
+	d.settlement(s, sheet)
 	return d.appendSum(nil)
 }
 

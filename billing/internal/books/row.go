@@ -26,6 +26,8 @@ type Row struct {
 	At time.Time
 	// Hash of the content, by which a replay is told from a conflict.
 	Hash []byte
+	// Sheet is the hash of the price sheet; empty, but not nil, without one.
+	Sheet []byte
 }
 
 // NewRows returns the settlements of a batch as rows. It refuses the batch with
@@ -36,6 +38,7 @@ func NewRows(batch []billing.Settlement) ([]Row, error) {
 	var (
 		cost, marketCost billing.Money
 		d                digest
+		sheets           = sheetHashes{"": {}}
 	)
 	for i := range batch {
 		s := &batch[i]
@@ -47,10 +50,11 @@ func NewRows(batch []billing.Settlement) ([]Row, error) {
 		}
 		cost, marketCost = cost+s.Cost, marketCost+s.MarketCost
 		s = canonical(s)
+		sheet := sheets.of(s.PriceSheet)
 		d = d[:0]
-		d.settlement(s)
+		d.settlement(s, sheet)
 		hashes = d.appendSum(hashes)
-		rows[i] = Row{Settlement: s, At: Time(s.At), Hash: hashes[len(hashes)-sha256.Size:]}
+		rows[i] = Row{Settlement: s, At: Time(s.At), Hash: hashes[len(hashes)-sha256.Size:], Sheet: sheet}
 	}
 	return rows, nil
 }
@@ -169,10 +173,10 @@ func isCanonical(s *billing.Settlement) bool {
 	return isPlain(string(s.UsageSource))
 }
 
-func textsOf(s *billing.Settlement) [13]*string {
+func textsOf(s *billing.Settlement) [14]*string {
 	return [...]*string{
 		&s.RequestID, &s.OrganizationID, &s.KeyID, &s.KeyName, &s.Project, &s.Provider, &s.Model,
-		&s.Endpoint, &s.ServiceTier, &s.PriceRuleID, &s.Error, &s.ClientIP, &s.UserAgent,
+		&s.Endpoint, &s.ServiceTier, &s.PriceRuleID, &s.PriceSheet, &s.Error, &s.ClientIP, &s.UserAgent,
 	}
 }
 

@@ -173,5 +173,5 @@ func (c *chain) other(l *books.Line) {
 // content compares a row's columns with its hash.
 func (p *proof) content(r *Request) {
 	p.report.of(billing.CheckContent, r.OrganizationID, requestName(r.RequestID)).
-		hash(books.ContentHash(&r.Settlement), r.Hash)
+		hash(books.ContentHash(&r.Settlement, r.Sheet), r.Hash)
 }

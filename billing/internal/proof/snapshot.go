@@ -28,6 +28,8 @@ type Queries struct {
 type Request struct {
 	billing.Settlement
 	Hash []byte
+	// Sheet is the hash of its price sheet.
+	Sheet []byte
 }
 
 // snapshot reads the books as of one moment.
@@ -261,7 +263,7 @@ func scanRequest(row scanner) (*Request, error) {
 		&u.CacheWrite, &u.CacheWriteLong, &u.Output, &u.OutputAudio, &u.OutputImage,
 		&u.WebSearches, &u.Reasoning, &r.UsageSource, &flags[0], &r.ServiceTier, &r.Cost, &r.MarketCost,
 		&r.PriceRuleID, &r.Latency, &r.TTFB, &r.Status, &r.Error, &r.ClientIP, &r.UserAgent, &flags[1], &r.Attempts,
-		&changes, &flags[2], &r.Hash, &r.Project, &attempts,
+		&changes, &flags[2], &r.Hash, &r.Project, &attempts, &r.Sheet,
 	); err != nil {
 		return r, err
 	}
