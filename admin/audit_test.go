@@ -116,12 +116,17 @@ func TestPagesAreStable(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t)
 	c := newClient(t, g)
-	requests := 0
+	requests, invited := 0, 0
 	for _, x := range []struct {
 		path, field string
 		add         func()
 	}{
 		{"/v1/keys", "id", func() { c.createKey(`{"name":"a"}`) }},
+		{"/v1/members", "id", func() {
+			invited++
+			c.invite(fmt.Sprintf(`{"email":"%d@example.com","role":"viewer"}`, invited))
+			time.Sleep(time.Millisecond) // ids of one millisecond are in no order
+		}},
 		{"/v1/audit", "request_id", func() {
 			requests++
 			g.post(t, request(fmt.Sprintf("r%03d", requests), "key_a", day(1, 12), 1))

@@ -26,7 +26,9 @@ WHERE s.hash = ANY($1)`
 
 	selectKey = `SELECT ` + keyColumns + ` FROM keys WHERE organization_id = $1 AND id = $2`
 
-	// Only the condition on the owner has an index; filterKeys is for the rest.
+	// Keys of an organization and of an owner have an index each; filterKeys is
+	// what has none. All four queries take the same arguments: those of all owners
+	// have $3 for that alone.
 	filterKeys = `
 	AND ($4 = '' OR project = $4)
 	AND ($5 = '' OR position(lower($5 COLLATE "C") IN lower(name COLLATE "C")) > 0)

@@ -22,7 +22,9 @@ WHERE hash = ?1 OR id = (SELECT s.key_id FROM key_secrets s WHERE s.hash = ?1)`
 
 	selectKey = `SELECT ` + keyColumns + ` FROM keys WHERE organization_id = ?1 AND id = ?2`
 
-	// Only the condition on the owner has an index; filterKeys is for the rest.
+	// Keys of an organization and of an owner have an index each; filterKeys is
+	// what has none. All four queries take the same arguments: those of all owners
+	// have ?3 for that alone.
 	filterKeys = `
 	AND (?4 = '' OR project = ?4)
 	AND (?5 = '' OR instr(lower(name), lower(?5)) > 0)
