@@ -38,12 +38,18 @@ func main() {
 	flag.IntVar(&b.connections, "connections", 16, "concurrent requests")
 	flag.IntVar(&b.chats, "chats", 10_000, "chat requests in each round")
 	flag.IntVar(&b.streams, "streams", 2_000, "streams in each round")
+	exported := flag.Bool("export", false, "measure an export of the audit instead")
+	requests := flag.Int("requests", 5_000_000, "requests to export")
 	flag.Parse()
 	if b.store != "sqlite" && b.store != "postgres" {
 		fmt.Fprintf(os.Stderr, "bench: unknown store %q: use sqlite or postgres\n", b.store)
 		os.Exit(2)
 	}
-	if err := b.run(); err != nil {
+	run := b.run
+	if *exported {
+		run = func() error { return b.runExport(*requests) }
+	}
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
