@@ -50,6 +50,8 @@ func main() {
 	flag.BoolVar(&usage, "usage", false, "measure questions about usage instead")
 	flag.IntVar(&u.few, "few", 100_000, "requests of a year, few of them")
 	flag.IntVar(&u.many, "many", 10_000_000, "requests of a year, many of them")
+	exported := flag.Bool("export", false, "measure an export of the audit instead")
+	requests := flag.Int("requests", 5_000_000, "requests to export")
 	flag.Parse()
 	if b.store != "sqlite" && b.store != "postgres" {
 		fmt.Fprintf(os.Stderr, "bench: unknown store %q: use sqlite or postgres\n", b.store)
@@ -59,6 +61,9 @@ func main() {
 	if usage {
 		u.store, u.rounds = b.store, 4*b.rounds // an answer is quick
 		run = func() error { return u.run(context.Background()) }
+	}
+	if *exported {
+		run = func() error { return b.runExport(*requests) }
 	}
 	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)

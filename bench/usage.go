@@ -121,7 +121,7 @@ func (b *usageBench) books(ctx context.Context, requests int) (s billing.Store, 
 		remove()
 	}
 	begun := time.Now()
-	sum, err := fill(ctx, s, requests)
+	sum, err := fillYear(ctx, s, requests)
 	if err == nil {
 		fmt.Fprintf(os.Stderr, "bench: posted %d requests to %s in %s\n", requests, b.store, time.Since(begun).Round(time.Second))
 		err = tidy()
@@ -176,9 +176,9 @@ func vacuum(ctx context.Context, dsn string) (err error) {
 	return err
 }
 
-// fill posts requests that are spread evenly over a year: of ten keys in two
+// fillYear posts requests that are spread evenly over a year: of ten keys in two
 // projects, each with four models. One in four costs something.
-func fill(ctx context.Context, s billing.Store, requests int) (sum billing.Totals, err error) {
+func fillYear(ctx context.Context, s billing.Store, requests int) (sum billing.Totals, err error) {
 	random := rand.New(rand.NewPCG(1, 1))
 	from := yearEnd.AddDate(-1, 0, 0)
 	step := yearEnd.Sub(from) / time.Duration(requests)
