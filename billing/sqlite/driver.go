@@ -8,10 +8,10 @@ import (
 	"modernc.org/sqlite"
 )
 
-// newConnector returns the driver's connector with values of an option, for connections
+// newConnector returns the driver's connector with an option, for connections
 // to the store's own file whose statements also take bulkArgs.
-func (s *Store) newConnector(option string, values ...string) (driver.Connector, error) {
-	c, err := sqlite.NewConnector(dsn(s.path, option, values...))
+func (s *Store) newConnector(option, value string) (driver.Connector, error) {
+	c, err := sqlite.NewConnector(dsn(s.path, option, value))
 	if err != nil {
 		return nil, err
 	}

@@ -71,7 +71,7 @@ func open(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	reader, err := s.newConnector("_pragma", "query_only(1)", "cache_size(-8000)")
+	reader, err := s.newConnector("_pragma", "query_only(1)")
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func create(path string) (os.FileInfo, error) {
 //
 // The file must be there (mode rw). Where it is away for a moment, SQLite would
 // make an empty one, which then takes over the log of the one that comes back.
-func dsn(path, option string, values ...string) string {
+func dsn(path, option, value string) string {
 	q := url.Values{"mode": {"rw"}, "_pragma": {
 		"busy_timeout(5000)",
 		"journal_mode(WAL)",
@@ -116,7 +116,7 @@ func dsn(path, option string, values ...string) string {
 		"foreign_keys(1)",
 		"recursive_triggers(1)",
 	}}
-	q[option] = append(q[option], values...)
+	q.Add(option, value)
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: q.Encode()}).String()
 }
 
