@@ -54,7 +54,7 @@ type Gateway interface {
 // nouns are the first path segments under /v1 that belong to this API. The
 // others there, /v1/chat/completions and /v1/models, are proxy routes.
 var nouns = []string{
-	"account", "audit", "billing", "budget", "flush", "keys", "ledger", "nodes", "openapi.json", "projects", "providers", "usage",
+	"account", "audit", "billing", "budget", "changes", "flush", "keys", "ledger", "nodes", "openapi.json", "projects", "providers", "usage",
 }
 
 const openAPIPath = "/v1/openapi.json"
@@ -76,6 +76,7 @@ func New(g Gateway) http.Handler {
 	a.registerKeys()
 	a.registerUsage()
 	a.registerAudit()
+	a.registerChanges()
 	a.registerBilling()
 	a.registerBudget()
 	a.registerProjects()
@@ -105,7 +106,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	a.mux.ServeHTTP(w, r.WithContext(ctx))
+	a.mux.ServeHTTP(w, r.WithContext(withConditions(ctx, r.Header)))
 }
 
 // findRoute tells whether there is an operation for the request, so that the

@@ -25,6 +25,7 @@ const (
 // problem is the body of every error.
 type problem struct {
 	status  int
+	header  http.Header
 	Message string          `json:"error" doc:"What is wrong, and what to do about it."`
 	Details []problemDetail `json:"details,omitempty" nullable:"false" doc:"Each fault in the input."`
 }
@@ -36,6 +37,9 @@ type problemDetail struct {
 
 func (p *problem) Error() string  { return p.Message }
 func (p *problem) GetStatus() int { return p.status }
+
+// GetHeaders are what the answer has beside its body.
+func (p *problem) GetHeaders() http.Header { return p.header }
 
 var (
 	errNoRoute  = &problem{status: http.StatusNotFound, Message: "no such route: see " + openAPIPath}
@@ -50,6 +54,23 @@ func unauthorized(message string) error {
 // whether or not another one has it.
 func notFound(noun string) error {
 	return &problem{status: http.StatusNotFound, Message: "no such " + noun + ": check the id"}
+}
+
+// notModified is the answer for a caller who has the version of this tag. It is
+// no error and has no body.
+func notModified(tag string) error {
+	return &problem{status: http.StatusNotModified, header: http.Header{"Etag": {tag}}}
+}
+
+var errChanged = &problem{
+	status: http.StatusPreconditionFailed,
+	Message: "somebody has changed it since you read it, and nothing was changed now: " +
+		"read it again, and repeat your change with the new ETag as If-Match",
+}
+
+var errNotOperator = &problem{
+	status:  http.StatusForbidden,
+	Message: "only operators see changes of the gateway itself: leave out scope",
 }
 
 var errNoProject = &problem{
