@@ -126,7 +126,7 @@ func (a *api) listKeys(ctx context.Context, in *Paging) (*body[list[key]], error
 		return nil, err
 	}
 	org, now := organizationOf(ctx), time.Now()
-	found, err := a.gateway.Store().ListKeys(ctx, org, page)
+	found, err := a.gateway.Store().ListKeys(ctx, org, billing.KeyFilter{}, page)
 	if err != nil {
 		return nil, listError("keys", err)
 	}
