@@ -22,6 +22,7 @@ func testChangeLog(t *testing.T, open Open) {
 		"a rotation is recorded once":                recordsRotations,
 		"organizations are recorded":                 recordsOrganizations,
 		"projects are recorded":                      recordsProjects,
+		"members are recorded":                       recordsMembers,
 		"entries are recorded, usage is not":         recordsEntries,
 		"what fails or changes nothing leaves none":  recordsNoFailures,
 		"changes at the same time have one each":     recordsConcurrentChanges,
@@ -170,6 +171,16 @@ func recordsOrganizations(t *testing.T, s billing.Store) {
 		After:  json.RawMessage(`{"hold":"strict","max_nanos":1000000000,"period":"weekly","week_start":"monday"}`),
 	})
 	equal(t, "changes of another organization", len(records(t, s, other, billing.ChangeFilter{SubjectID: org})), 0)
+
+	owner := invited("mem_1", "", "ada@example.com", billing.RoleOwner)
+	check(t, s.CreateOrganization(by(t, ada), billing.Organization{ID: "org_c", Name: "C"}, owner))
+	err = s.CreateOrganization(by(t, ada), billing.Organization{ID: "org_c", Name: "C"}, owner)
+	equal(t, "error of another creation", err, billing.ErrExists)
+	var made []string
+	for _, c := range records(t, s, "org_c", billing.ChangeFilter{Actor: ada.ID}) {
+		made = append(made, c.Action+" "+c.Subject.ID)
+	}
+	equal(t, "changes of a new organization", made, []string{"member.create mem_1", "organization.create org_c"})
 }
 
 func recordsProjects(t *testing.T, s billing.Store) {
@@ -189,6 +200,45 @@ func recordsProjects(t *testing.T, s billing.Store) {
 	want.Action = "project.delete"
 	want.Before, want.After = json.RawMessage(`{"max_nanos":1000000000,"period":"never","soft_nanos":null}`), nil
 	recorded(t, record(t, s, "search", 3), want)
+}
+
+func recordsMembers(t *testing.T, s billing.Store) {
+	const id = "mem_2"
+	check(t, s.CreateMember(by(t, ada), invited(id, org, "bob@example.com", billing.RoleViewer)))
+	want := billing.ChangeRecord{
+		Actor: ada, Action: "member.create", Subject: subject(billing.SubjectMember, id),
+		After: json.RawMessage(`{"email":"bob@example.com","invited_by":"admin_token","issuer":null,"joined_at":null,` +
+			`"name":"Name of mem_2","role":"viewer","subject":null}`),
+	}
+	recorded(t, record(t, s, id, 1), want)
+	equal(t, "error of another", s.CreateMember(t.Context(), invited("mem_3", org, "bob@example.com", billing.RoleViewer)), billing.ErrExists)
+
+	who := identity("bob", "bob@example.com")
+	for range 2 { // the second finds no invitation
+		memberships(t, s, who)
+	}
+	recorded(t, record(t, s, id, 2), billing.ChangeRecord{
+		Actor:  billing.Actor{Kind: billing.ActorMember, ID: id, Name: "bob@example.com"},
+		Action: "member.join", Subject: want.Subject,
+		Before: json.RawMessage(`{"issuer":null,"joined_at":null,"subject":null}`),
+		After:  json.RawMessage(`{"issuer":"https://issuer","joined_at":"2026-11-18T12:31:00Z","subject":"bob"}`),
+	})
+	for range 2 { // the second changes nothing
+		_, err := s.UpdateMember(by(t, ada), org, id, func(m *billing.Member) error { m.Role = billing.RoleAdmin; return nil })
+		check(t, err)
+	}
+	want.Action, want.Before, want.After = "member.update", json.RawMessage(`{"role":"viewer"}`), json.RawMessage(`{"role":"admin"}`)
+	recorded(t, record(t, s, id, 3), want)
+
+	failed := errors.New("no")
+	err := s.DeleteMember(t.Context(), org, id, func(billing.Member) error { return failed })
+	equal(t, "error of a refused removal", err, failed)
+	check(t, s.DeleteMember(by(t, ada), org, id, func(billing.Member) error { return nil }))
+	want.Action, want.After = "member.delete", nil
+	want.Before = json.RawMessage(`{"email":"bob@example.com","invited_by":"admin_token","issuer":"https://issuer",` +
+		`"joined_at":"2026-11-18T12:31:00Z","name":"Name of mem_2","role":"admin","subject":"bob"}`)
+	recorded(t, record(t, s, id, 4), want)
+	equal(t, "members", len(records(t, s, org, billing.ChangeFilter{SubjectKind: billing.SubjectMember})), 4)
 }
 
 func recordsEntries(t *testing.T, s billing.Store) {

@@ -91,6 +91,9 @@ func (s *Store) CreateOrganization(ctx context.Context, org billing.Organization
 		if done.RowsAffected() == 0 {
 			return billing.ErrExists
 		}
+		if err := recordChange(ctx, tx, books.OrganizationCreated(ctx, org)); err != nil {
+			return err
+		}
 		for _, m := range members {
 			m.OrganizationID = org.ID
 			if err := createMember(ctx, tx, m); err != nil {

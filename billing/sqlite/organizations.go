@@ -94,6 +94,9 @@ func (s *Store) CreateOrganization(ctx context.Context, org billing.Organization
 		if n, err := res.RowsAffected(); err != nil || n == 0 {
 			return errors.Join(err, billing.ErrExists)
 		}
+		if err := recordChange(ctx, tx, books.OrganizationCreated(ctx, org)); err != nil {
+			return err
+		}
 		for _, m := range members {
 			m.OrganizationID = org.ID
 			if err := createMember(ctx, tx, m); err != nil {

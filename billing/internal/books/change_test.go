@@ -24,6 +24,7 @@ func TestAllThatPeopleChangeIsRecorded(t *testing.T) {
 	t.Parallel()
 	recordsAll(t, KeyFields, "ID", "OrganizationID", "Hash", "CreatedAt", "LastUsedAt", "SecretExpiresAt")
 	recordsAll(t, OrganizationFields, "ID", "CreatedAt")
+	recordsAll(t, MemberFields, "ID", "OrganizationID", "CreatedAt")
 	recordsAll(t, ProjectFields, "OrganizationID", "Name", "CreatedAt")
 }
 
