@@ -151,6 +151,20 @@ func TestOnlyOperatorsSeeChangesOfTheGateway(t *testing.T) {
 	}
 }
 
+func TestOperatorTokensAreTheGatewaysOwn(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, newGateway(t))
+	made := c.do(http.MethodPost, "/v1/operator-tokens", `{"name":"ci"}`).want(t, http.StatusCreated)
+	token := decode[struct{ ID, Token string }](t, made)
+	c.do(http.MethodPost, "/v1/operator-tokens/"+token.ID+"/revoke", "").want(t, http.StatusOK)
+	want := []string{"token.revoke " + token.ID, "token.create " + token.ID}
+	if diff := cmp.Diff(want, actions(c.changes("scope=gateway").Data)); diff != "" {
+		t.Errorf("changes of the gateway (-want +got):\n%s", diff)
+	}
+	c.do(http.MethodGet, "/v1/changes?scope=gateway", "").want(t, http.StatusOK).lacks(t, token.Token)
+	c.do(http.MethodGet, "/v1/changes", "").want(t, http.StatusOK).lacks(t, token.ID)
+}
+
 func TestNoSecretIsInARecord(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t)

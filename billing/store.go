@@ -20,6 +20,7 @@ type Store interface {
 	Ledger
 	ChangeLog
 	Reports
+	Access
 	// Identity names the database: a random id, made with its schema and never
 	// changed. A restored backup has the id of the original.
 	Identity(ctx context.Context) (string, error)
@@ -211,6 +212,8 @@ type Filter struct {
 	// From is inclusive, To exclusive.
 	From, To time.Time
 	KeyID    string
+	// Owner is the id of a member: requests with keys that are the member's now.
+	Owner    string
 	Provider string
 	Model    string
 }

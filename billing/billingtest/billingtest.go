@@ -42,6 +42,7 @@ func Run(t *testing.T, open func(t *testing.T) billing.Store) {
 		{"Changes", testChanges},
 		{"Rotations", testRotations},
 		{"Projects", testProjects},
+		{"Access", testAccess},
 		{"Leases", testLeases},
 		{"Weeks", testWeeks},
 		{"Quotas", testQuotas},

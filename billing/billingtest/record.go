@@ -23,6 +23,7 @@ func testChangeLog(t *testing.T, open Open) {
 		"organizations are recorded":                 recordsOrganizations,
 		"projects are recorded":                      recordsProjects,
 		"members are recorded":                       recordsMembers,
+		"operator tokens are recorded":               recordsTokens,
 		"entries are recorded, usage is not":         recordsEntries,
 		"what fails or changes nothing leaves none":  recordsNoFailures,
 		"changes at the same time have one each":     recordsConcurrentChanges,
@@ -239,6 +240,31 @@ func recordsMembers(t *testing.T, s billing.Store) {
 		`"joined_at":"2026-11-18T12:31:00Z","name":"Name of mem_2","role":"admin","subject":"bob"}`)
 	recorded(t, record(t, s, id, 4), want)
 	equal(t, "members", len(records(t, s, org, billing.ChangeFilter{SubjectKind: billing.SubjectMember})), 4)
+}
+
+func recordsTokens(t *testing.T, s billing.Store) {
+	token := newOperatorToken("token_1", noon)
+	check(t, s.CreateOperatorToken(by(t, ada), token))
+	for range 2 { // the second changes nothing
+		_, err := s.RevokeOperatorToken(t.Context(), token.ID, noon)
+		check(t, err)
+	}
+	check(t, s.UseOperatorToken(t.Context(), token.ID, noon))
+	all := records(t, s, "", billing.ChangeFilter{})
+	if len(all) != 2 {
+		t.Fatalf("changes: %+v", all)
+	}
+	want := billing.ChangeRecord{
+		Actor: billing.Actor{Kind: billing.ActorSystem}, Action: "token.revoke",
+		Subject: billing.ChangeSubject{Kind: billing.SubjectToken, ID: token.ID},
+		Before:  json.RawMessage(`{"revoked_at":null}`), After: json.RawMessage(`{"revoked_at":"2026-11-18T12:30:00Z"}`),
+	}
+	recorded(t, all[0], want)
+	want.Actor, want.Action, want.Before = ada, "token.create", nil
+	want.After = json.RawMessage(`{"created_by":"` + token.CreatedBy + `","expires_at":"` + token.ExpiresAt.Format(time.RFC3339) +
+		`","name":"` + token.Name + `","prefix":"` + token.Prefix + `","revoked_at":null}`)
+	recorded(t, all[1], want)
+	equal(t, "changes of an organization", len(records(t, s, org, billing.ChangeFilter{SubjectKind: billing.SubjectToken})), 0)
 }
 
 func recordsEntries(t *testing.T, s billing.Store) {

@@ -25,6 +25,7 @@ func TestAllThatPeopleChangeIsRecorded(t *testing.T) {
 	recordsAll(t, KeyFields, "ID", "OrganizationID", "Hash", "CreatedAt", "LastUsedAt", "SecretExpiresAt")
 	recordsAll(t, OrganizationFields, "ID", "CreatedAt")
 	recordsAll(t, MemberFields, "ID", "OrganizationID", "CreatedAt")
+	recordsAll(t, TokenFields, "ID", "Hash", "CreatedAt", "LastUsedAt")
 	recordsAll(t, ProjectFields, "OrganizationID", "Name", "CreatedAt")
 }
 
