@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-llm-gateway/gateway/admin/oidc/oidctest"
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/sqlite"
 	"github.com/caddy-llm-gateway/gateway/caddymodule"
@@ -34,6 +35,7 @@ type testGateway struct {
 	path      string // the store's file
 	token     string
 	oidc      *caddymodule.OIDC
+	issuer    *oidctest.Issuer // of signOn
 	packages  []billing.Package
 	purchaser billing.Purchaser
 	held      map[string]billing.Money
