@@ -59,7 +59,8 @@ type Gateway interface {
 // nouns are the first path segments under /v1 that belong to this API. The
 // others there, /v1/chat/completions and /v1/models, are proxy routes.
 var nouns = []string{
-	"account", "audit", "auth", "billing", "budget", "changes", "flush", "keys", "ledger", "nodes", "openapi.json", "operator-tokens", "projects", "providers", "usage",
+	"account", "audit", "auth", "billing", "budget", "changes", "flush", "keys", "ledger", "members", "nodes",
+	"openapi.json", "operator-tokens", "organizations", "projects", "providers", "usage",
 }
 
 const openAPIPath = "/v1/openapi.json"
@@ -84,6 +85,8 @@ func New(g Gateway) http.Handler {
 	}
 	a.huma = humago.New(a.mux, a.config())
 	a.registerAccount()
+	a.registerOrganizations()
+	a.registerMembers()
 	a.registerKeys()
 	a.registerUsage()
 	a.registerAudit()

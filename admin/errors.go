@@ -81,9 +81,20 @@ var errChanged = &problem{
 		"read it again, and repeat your change with the new ETag as If-Match",
 }
 
+var errOthersKeys = &problem{
+	status: http.StatusForbidden, Message: "developers have keys of their own alone: leave owner_id out",
+}
+
 var errNotOperator = &problem{
 	status:  http.StatusForbidden,
 	Message: "only operators see changes of the gateway itself: leave out scope",
+}
+
+// taken is the answer for a name that is to be unique and is another's.
+func taken(location, message string) error {
+	var f faults
+	f.add(location, message)
+	return f.problem(http.StatusConflict)
 }
 
 var errNoProject = &problem{

@@ -61,6 +61,17 @@ func projectTag(p billing.Project) string {
 	return tagOf("project", p)
 }
 
+// memberTag covers what can be edited of a member.
+func memberTag(m billing.Member) string {
+	return tagOf("member", billing.Member{OrganizationID: m.OrganizationID, ID: m.ID, Name: m.Name, Role: m.Role})
+}
+
+// organizationTag covers what can be edited of an organization but for its
+// budget, which is a thing of its own.
+func organizationTag(o billing.Organization) string {
+	return tagOf("organization", billing.Organization{ID: o.ID, Name: o.Name})
+}
+
 // conditions are the entity tags that a request is made for.
 type conditions struct {
 	// Nil if the header was not sent.

@@ -46,7 +46,14 @@ func editables(c client) []editable {
 	id := c.createKey(`{"name":"a","allowed_models":["b"],"usage_limit_dollars":5,"expires_at":"2999-01-01T00:00:00.123456789+02:00"}`).ID
 	c.do(http.MethodPut, "/v1/projects/search", `{"max_dollars":1}`).want(c.t, http.StatusOK)
 	key, project := "/v1/keys/"+id, "/v1/projects/search"
+	member := "/v1/members/" + decode[struct{ ID string }](c.t,
+		c.do(http.MethodPost, "/v1/members", `{"email":"ann@example.com","role":"viewer"}`).want(c.t, http.StatusCreated)).ID
 	return []editable{
+		{"/v1/organizations/default", []edit{{http.MethodPatch, "/v1/organizations/default", `{"name":"Other"}`}}},
+		{member, []edit{
+			{http.MethodPatch, member, `{"role":"finance"}`},
+			{http.MethodDelete, member, ""},
+		}},
 		{"/v1/budget", []edit{{http.MethodPut, "/v1/budget", `{"max_dollars":7}`}}},
 		{project, []edit{
 			{http.MethodPut, project, `{"soft_dollars":0.5}`},

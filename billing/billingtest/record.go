@@ -84,7 +84,7 @@ func recordsKeys(t *testing.T, s billing.Store) {
 	recorded(t, record(t, s, k.ID, 1), billing.ChangeRecord{
 		Actor: ada, Action: "key.create", Subject: subject(billing.SubjectKey, k.ID),
 		After: json.RawMessage(`{"allowed_ips":[],"allowed_models":["gpt-4o*","<&>"],"allowed_providers":[],` +
-			`"expires_at":"2027-11-18T12:30:00Z","max_concurrent":8,"name":"Name of key_2","owner":null,` +
+			`"expires_at":"2027-11-18T12:30:00Z","max_concurrent":8,"name":"Name of key_2","owner_id":null,` +
 			`"prefix":"sk-proxy-a1b2...","previous_secret_expires_at":null,"project":"search",` +
 			`"rate_limit_rpm":null,"rate_limit_tpm":90000,"revoked_at":null,"usage_limit_nanos":5000000000,` +
 			`"usage_limit_reset":"monthly","usage_soft_limit_nanos":5000000000}`),

@@ -14,7 +14,7 @@ func KeyFields(k billing.Key) Fields {
 		"allowed_providers":          listOrEmpty(k.AllowedProviders),
 		"allowed_models":             listOrEmpty(k.AllowedModels),
 		"allowed_ips":                listOrEmpty(k.AllowedIPs),
-		"owner":                      orNull(k.Owner),
+		"owner_id":                   orNull(k.Owner),
 		"project":                    orNull(k.Project),
 		"rate_limit_rpm":             orNull(k.RateLimitRPM),
 		"rate_limit_tpm":             orNull(k.RateLimitTPM),
