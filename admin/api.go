@@ -129,7 +129,8 @@ type api struct {
 	// finished.
 	wrong, logins *addressLimit
 	// now is the time by which credentials end. Tests set it.
-	now func() time.Time
+	now     func() time.Time
+	exports exports
 }
 
 func (a *api) clock() time.Time { return a.now() }

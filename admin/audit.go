@@ -95,9 +95,7 @@ func newAuditRow(s billing.Settlement) auditRow {
 
 type auditInput struct {
 	Paging
-	Interval
-	Selection
-	KeyID string `query:"key_id" maxLength:"200" doc:"Requests with this key."`
+	AuditQuery
 }
 
 type requestInput struct {
@@ -108,8 +106,12 @@ func (a *api) registerAudit() {
 	tags := []string{"Audit"}
 	register(a, huma.Operation{
 		OperationID: "list-audit", Method: http.MethodGet, Path: "/v1/audit", Tags: tags,
-		Summary: "Requests, newest first",
+		Summary: "Requests in the order of their arrival",
 	}, a.listAudit)
+	registerExport(a, huma.Operation{
+		OperationID: "export-audit", Method: http.MethodGet, Path: "/v1/audit/export", Tags: tags,
+		Summary: "All requests that are selected, as a file",
+	}, a.exportAudit)
 	register(a, huma.Operation{
 		OperationID: "get-audit", Method: http.MethodGet, Path: "/v1/audit/{request_id}", Tags: tags,
 		Summary: "One request",
@@ -121,7 +123,8 @@ func (a *api) listAudit(ctx context.Context, in *auditInput) (*body[list[auditRo
 	if err != nil {
 		return nil, err
 	}
-	f, err := filter(in.Interval, in.Selection, in.KeyID)
+	page.OldestFirst = in.oldestFirst()
+	f, err := in.filter(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -154,4 +157,63 @@ func (a *api) getAudit(ctx context.Context, in *requestInput) (*body[auditRow], 
 		}
 	}
 	return &body[auditRow]{newAuditRow(s)}, nil
+}
+
+type auditExportInput struct {
+	ExportOptions
+	AuditQuery
+}
+
+func (a *api) exportAudit(ctx context.Context, in *auditExportInput) (*huma.StreamResponse, error) {
+	f, err := in.filter(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if in.oldestFirst() && f.To.IsZero() {
+		f.To = time.Now() // else it would run after those that arrive
+	}
+	org := organizationOf(ctx)
+	return export(ctx, a, &in.ExportOptions, exported[billing.Settlement, auditRow]{
+		name:  "audit",
+		start: billing.Page{OldestFirst: in.oldestFirst()},
+		page: func(ctx context.Context, page billing.Page) ([]billing.Settlement, error) {
+			return a.gateway.Store().Requests(ctx, org, f, page)
+		},
+		id:      func(s *billing.Settlement) string { return s.RequestID },
+		row:     newAuditRow,
+		columns: auditColumns,
+	})
+}
+
+// auditColumns are those of the CSV file: the fields of a row, and the costs in
+// dollars too.
+var auditColumns = []column[auditRow]{
+	{"request_id", func(c *cells, r *auditRow) { c.text(r.RequestID) }},
+	{"created_at", func(c *cells, r *auditRow) { c.time(r.CreatedAt) }},
+	{"provider", func(c *cells, r *auditRow) { c.text(r.Provider) }},
+	{"model", func(c *cells, r *auditRow) { c.text(r.Model) }},
+	{"endpoint", func(c *cells, r *auditRow) { c.text(r.Endpoint) }},
+	{"prompt_tokens", func(c *cells, r *auditRow) { c.number(r.PromptTokens) }},
+	{"completion_tokens", func(c *cells, r *auditRow) { c.number(r.CompletionTokens) }},
+	{"cached_tokens", func(c *cells, r *auditRow) { c.number(r.CachedTokens) }},
+	{"cache_write_tokens", func(c *cells, r *auditRow) { c.number(r.CacheWriteTokens) }},
+	{"reasoning_tokens", func(c *cells, r *auditRow) { c.number(r.ReasoningTokens) }},
+	{"cost_usd", func(c *cells, r *auditRow) { c.dollars(r.CostNanos) }},
+	{"cost_nanos", func(c *cells, r *auditRow) { c.number(int64(r.CostNanos)) }},
+	{"market_cost_usd", func(c *cells, r *auditRow) { c.dollars(r.MarketCostNanos) }},
+	{"market_cost_nanos", func(c *cells, r *auditRow) { c.number(int64(r.MarketCostNanos)) }},
+	{"latency_ms", func(c *cells, r *auditRow) { c.number(r.LatencyMS) }},
+	{"ttfb_ms", func(c *cells, r *auditRow) { c.number(r.TTFBMS) }},
+	{"status", func(c *cells, r *auditRow) { c.number(int64(r.Status)) }},
+	{"error", func(c *cells, r *auditRow) { c.optional(r.Error) }},
+	{"key_id", func(c *cells, r *auditRow) { c.text(r.KeyID) }},
+	{"key_name", func(c *cells, r *auditRow) { c.text(r.KeyName) }},
+	{"client_ip", func(c *cells, r *auditRow) { c.text(r.ClientIP) }},
+	{"streaming", func(c *cells, r *auditRow) { c.flag(r.Streaming) }},
+	{"user_agent", func(c *cells, r *auditRow) { c.text(r.UserAgent) }},
+	{"usage_source", func(c *cells, r *auditRow) { c.text(r.UsageSource) }},
+	{"price_rule_id", func(c *cells, r *auditRow) { c.optional(r.PriceRuleID) }},
+	{"attempts", func(c *cells, r *auditRow) { c.number(int64(r.Attempts)) }},
+	{"attempt_log", func(c *cells, r *auditRow) { c.json(r.AttemptLog) }},
+	{"changes", func(c *cells, r *auditRow) { c.json(r.Changes) }},
 }

@@ -92,8 +92,12 @@ func (a *api) registerBilling() {
 	a.registerWebhook(tags)
 	register(a, huma.Operation{
 		OperationID: "list-transactions", Method: http.MethodGet, Path: "/v1/billing/transactions", Tags: tags,
-		Summary: "Ledger entries, newest first",
+		Summary: "Ledger entries, in their order",
 	}, a.listTransactions)
+	registerExport(a, huma.Operation{
+		OperationID: "export-transactions", Method: http.MethodGet, Path: "/v1/billing/transactions/export", Tags: tags,
+		Summary: "All ledger entries that are selected, as a file",
+	}, a.exportTransactions)
 }
 
 // registerWebhook adds the operation that Stripe calls. Its signature covers
@@ -173,17 +177,4 @@ func (a *api) findPackage(id string) (billing.Package, error) {
 	var f faults
 	f.add("body.package_id", "expected the id of a package: see /v1/billing/packages")
 	return billing.Package{}, f.err()
-}
-
-func (a *api) listTransactions(ctx context.Context, in *Paging) (*body[list[transaction]], error) {
-	page, err := in.page()
-	if err != nil {
-		return nil, err
-	}
-	found, err := a.gateway.Store().Transactions(ctx, organizationOf(ctx), page)
-	if err != nil {
-		return nil, listError("transactions", err)
-	}
-	entries, next := cut(*in, found, func(e billing.Entry) string { return e.ID })
-	return &body[list[transaction]]{list[transaction]{Data: mapped(entries, newTransaction), NextCursor: next}}, nil
 }

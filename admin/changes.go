@@ -103,6 +103,10 @@ func (a *api) registerChanges() {
 		Description: "Each change of an organization, its keys, projects and members, and each entry of its ledger that no request has made, " +
 			"is recorded in the transaction that makes it.",
 	}, a.listChanges)
+	registerExport(a, huma.Operation{
+		OperationID: "export-changes", Method: http.MethodGet, Path: "/v1/changes/export", Tags: []string{"Changes"},
+		Summary: "All changes that are selected, as a file",
+	}, a.exportChanges)
 }
 
 func (a *api) listChanges(ctx context.Context, in *changesInput) (*body[list[change]], error) {

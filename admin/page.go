@@ -1,10 +1,15 @@
 package admin
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"time"
+	_ "time/tzdata" // for machines without the database of time zones
+
+	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
@@ -18,17 +23,37 @@ type list[T any] struct {
 // Paging are the parameters of a list.
 type Paging struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"The most elements to answer."`
-	Cursor string `query:"cursor" maxLength:"300" doc:"The next_cursor of the page before."`
+	Cursor string `query:"cursor" maxLength:"300" doc:"The next_cursor of the page before, with the same other parameters but limit."`
+	// list is a mark of the list that is read: a cursor has that of its own.
+	list [8]byte
+}
+
+// Resolve implements huma.Resolver: a list is of an operation, an organization
+// and what selects and orders it.
+func (p *Paging) Resolve(ctx huma.Context) []error {
+	u := ctx.URL()
+	query := u.Query()
+	query.Del("cursor")
+	query.Del("limit")
+	mark := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", organizationOf(ctx.Context()), u.Path, query.Encode()))
+	copy(p.list[:], mark[:])
+	return nil
 }
 
 // page reads the parameters. It asks for one element more than the limit, to
 // learn whether there is a next page.
 func (p Paging) page() (billing.Page, error) {
-	after, err := base64.RawURLEncoding.DecodeString(p.Cursor)
-	if err != nil || !isPlainText(string(after)) {
+	page := billing.Page{Limit: p.Limit + 1}
+	if p.Cursor == "" {
+		return page, nil
+	}
+	cursor, err := base64.RawURLEncoding.DecodeString(p.Cursor)
+	after, ours := bytes.CutPrefix(cursor, p.list[:])
+	if err != nil || !ours || !isPlainText(string(after)) {
 		return billing.Page{}, strayCursor()
 	}
-	return billing.Page{After: string(after), Limit: p.Limit + 1}, nil
+	page.After = string(after)
+	return page, nil
 }
 
 // listError explains an error of a list, which has no other id to not find
@@ -42,7 +67,7 @@ func listError(noun string, err error) error {
 
 func strayCursor() error {
 	var f faults
-	f.add("query.cursor", "expected a next_cursor of this list")
+	f.add("query.cursor", "expected a next_cursor of this list, with the same filters and order")
 	return f.err()
 }
 
@@ -53,7 +78,7 @@ func cut[T any](p Paging, found []T, id func(T) string) ([]T, *string) {
 		return found, nil
 	}
 	found = found[:p.Limit]
-	cursor := base64.RawURLEncoding.EncodeToString([]byte(id(found[p.Limit-1])))
+	cursor := base64.RawURLEncoding.EncodeToString(append(p.list[:], id(found[p.Limit-1])...))
 	return found, &cursor
 }
 
@@ -68,9 +93,17 @@ func mapped[T, U any](in []T, f func(T) U) []U {
 
 // Interval are the parameters of a span of time.
 type Interval struct {
-	From string `query:"from" maxLength:"40" doc:"Start, inclusive: an RFC 3339 time, or a date in UTC." example:"2026-11-01"`
-	To   string `query:"to" maxLength:"40" doc:"End, exclusive: an RFC 3339 time; a date in UTC includes that whole day." example:"2026-11-30T12:00:00Z"`
+	From     string `query:"from" maxLength:"40" doc:"Start, inclusive: an RFC 3339 time, or a date." example:"2026-11-01"`
+	To       string `query:"to" maxLength:"40" doc:"End, exclusive: an RFC 3339 time; a date includes that whole day." example:"2026-11-30T12:00:00Z"`
+	Timezone string `query:"timezone" maxLength:"64" doc:"Where dates begin: a name of the IANA time zone database; UTC if absent." example:"Europe/Berlin"`
 }
+
+// Sorting is the parameter of lists that can be turned round.
+type Sorting struct {
+	Order string `query:"order" enum:"desc,asc" default:"desc" doc:"desc: newest first; asc: oldest first."`
+}
+
+func (s Sorting) oldestFirst() bool { return s.Order == "asc" }
 
 // Selection are the parameters that select requests.
 type Selection struct {
@@ -96,11 +129,16 @@ func filter(in Interval, sel Selection, keyID string) (billing.Filter, error) {
 // read returns the times, the zero time for one that is not given.
 func (in Interval) read(f *faults) (from, to time.Time) {
 	const expected = "expected an RFC 3339 time or a date, such as 2026-11-01T08:00:00Z or 2026-11-01"
-	from, _, fromErr := parseMoment(in.From)
+	zone, err := parseTimezone(in.Timezone)
+	if err != nil {
+		f.add("query.timezone", "expected a name of the IANA time zone database, such as Europe/Berlin")
+		zone = time.UTC
+	}
+	from, _, fromErr := parseMoment(in.From, zone)
 	if fromErr != nil {
 		f.add("query.from", expected)
 	}
-	to, end, toErr := parseMoment(in.To)
+	to, end, toErr := parseMoment(in.To, zone)
 	if toErr != nil {
 		f.add("query.to", expected)
 	}
@@ -110,14 +148,22 @@ func (in Interval) read(f *faults) (from, to time.Time) {
 	return from, end
 }
 
-// parseMoment reads a time, or a date in UTC: its start, and its end if it is
-// a date.
-func parseMoment(text string) (start, end time.Time, err error) {
+// parseTimezone reads the name of a time zone. Where the gateway runs is none.
+func parseTimezone(name string) (*time.Location, error) {
+	if name == "Local" {
+		return nil, errors.New("not a name of the database")
+	}
+	return time.LoadLocation(name)
+}
+
+// parseMoment reads a time, or a date in a time zone: its start, and its end if
+// it is a date.
+func parseMoment(text string, zone *time.Location) (start, end time.Time, err error) {
 	if text == "" {
 		return time.Time{}, time.Time{}, nil
 	}
-	if start, err = time.Parse(time.DateOnly, text); err == nil {
-		end = start.AddDate(0, 0, 1)
+	if start, err = time.ParseInLocation(time.DateOnly, text, zone); err == nil {
+		start, end = start.UTC(), start.AddDate(0, 0, 1).UTC()
 	} else if start, err = time.Parse(time.RFC3339, text); err == nil {
 		start = start.UTC()
 		end = start

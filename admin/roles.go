@@ -47,11 +47,16 @@ var access = map[string][]billing.Role{
 	"list-audit": members,
 	"get-audit":  members,
 
-	"list-changes": admins,
+	"export-audit": members,
+
+	"list-changes":   admins,
+	"export-changes": admins,
 
 	"list-packages":     readers,
 	"list-transactions": readers,
-	"purchase-package":  payers,
+
+	"export-transactions": readers,
+	"purchase-package":    payers,
 
 	"get-budget":     readers,
 	"put-budget":     admins,

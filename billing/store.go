@@ -177,17 +177,20 @@ type Ledger interface {
 	// balance. The same IdempotencyKey with the same content returns the
 	// first entry again; with other content, ErrConflict.
 	Append(ctx context.Context, e Entry) (Entry, error)
-	// Transactions returns an organization's entries, newest first.
-	Transactions(ctx context.Context, org string, page Page) ([]Entry, error)
+	// Transactions returns an organization's entries in the order of the ledger,
+	// newest first unless the page says otherwise.
+	Transactions(ctx context.Context, org string, f EntryFilter, page Page) ([]Entry, error)
 }
 
 // Reports read the books.
 type Reports interface {
-	// Requests returns audit rows in order of arrival, newest first.
+	// Requests returns audit rows in order of arrival, newest first unless the
+	// page says otherwise.
 	Requests(ctx context.Context, org string, f Filter, page Page) ([]Settlement, error)
 	// Request returns one audit row, or ErrNotFound.
 	Request(ctx context.Context, org, id string) (Settlement, error)
-	// Usage returns the totals of the rows that Requests would return.
+	// Usage returns the totals of the rows that Requests would return. It looks
+	// at no Detail of the filter.
 	Usage(ctx context.Context, org string, f Filter) (Totals, error)
 	// Spend returns what is settled in each of the allowances, whatever their
 	// limits, in the same order.
@@ -205,6 +208,9 @@ type Page struct {
 	After string
 	// Limit is how many elements to return at most; 100 if it is 0.
 	Limit int
+	// OldestFirst turns the order round, where the list can be read so: of
+	// requests and of transactions.
+	OldestFirst bool
 }
 
 // Filter selects requests. Zero values select all.
@@ -214,8 +220,11 @@ type Filter struct {
 	KeyID    string
 	// Owner is the id of a member: requests with keys that are the member's now.
 	Owner    string
+	Project  string
 	Provider string
 	Model    string
+	// Detail is what only the audit rows themselves know.
+	Detail Detail
 }
 
 // Totals are sums over requests.

@@ -4,8 +4,10 @@ import (
 	"fmt"
 	"math"
 	"testing"
+	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
 )
 
 func testAppend(t *testing.T, open Open) {
@@ -15,6 +17,7 @@ func testAppend(t *testing.T, open Open) {
 		"every type moves balance and credits": appendsTypes,
 		"what is no entry is refused":          refusesEntries,
 		"entries are listed page by page":      listsEntries,
+		"filters select entries":               filtersEntries,
 		"idempotency keys are an organization's own": func(t *testing.T, s billing.Store) {
 			buy(t, s, usd)
 			e := purchase(2*usd, "purchase")
@@ -38,7 +41,7 @@ func keepsAllFieldsOfEntries(t *testing.T, s billing.Store) {
 	}
 	want.ID, want.BalanceAfter = got.ID, -3*usd
 	equal(t, "returned entry", got, want)
-	entries, err := s.Transactions(t.Context(), org, billing.Page{})
+	entries, err := s.Transactions(t.Context(), org, billing.EntryFilter{}, billing.Page{})
 	check(t, err)
 	equal(t, "stored entries", entries, []billing.Entry{want})
 
@@ -145,7 +148,7 @@ func listsEntries(t *testing.T, s billing.Store) {
 	var got []billing.Entry
 	page := billing.Page{Limit: 5}
 	for {
-		part, err := s.Transactions(t.Context(), org, page)
+		part, err := s.Transactions(t.Context(), org, billing.EntryFilter{}, page)
 		check(t, err)
 		got = append(got, part...)
 		if len(part) < page.Limit {
@@ -162,6 +165,42 @@ func listsEntries(t *testing.T, s billing.Store) {
 			t.Errorf("ids %s and %s do not grow with time", got[i].ID, got[i-1].ID)
 		}
 	}
-	_, err := s.Transactions(t.Context(), org, billing.Page{After: "ent_x"})
+	_, err := s.Transactions(t.Context(), org, billing.EntryFilter{}, billing.Page{After: "ent_x"})
 	equal(t, "error for a bad cursor", err, billing.ErrNotFound)
+}
+
+func filtersEntries(t *testing.T, s billing.Store) {
+	bought, adjusted := purchase(usd, "a"), purchase(usd, "b")
+	adjusted.Type, adjusted.CreatedAt = billing.Adjustment, noon.Add(time.Hour)
+	for _, e := range []billing.Entry{bought, adjusted} {
+		_, err := s.Append(t.Context(), e)
+		check(t, err)
+	}
+	post(t, s, node, settlementAt(1, noon.Add(2*time.Hour), usd), settlementAt(2, noon.Add(-time.Hour), usd))
+	const first, second, third, fourth = 1, 2, 3, 4
+	for name, test := range map[string]struct {
+		filter billing.EntryFilter
+		page   billing.Page
+		want   []int
+	}{
+		"all":             {want: []int{fourth, third, second, first}},
+		"from":            {filter: billing.EntryFilter{From: noon}, want: []int{third, second, first}},
+		"to":              {filter: billing.EntryFilter{To: noon.Add(time.Hour)}, want: []int{fourth, first}},
+		"type":            {filter: billing.EntryFilter{Types: []billing.EntryType{billing.Purchase}}, want: []int{first}},
+		"types":           {filter: billing.EntryFilter{Types: []billing.EntryType{billing.UsageDebit, billing.Adjustment}}, want: []int{fourth, third, second}},
+		"no such type":    {filter: billing.EntryFilter{Types: []billing.EntryType{"'; --"}}},
+		"oldest first":    {page: billing.Page{OldestFirst: true}, want: []int{first, second, third, fourth}},
+		"after the first": {page: billing.Page{OldestFirst: true, After: books.EntryID(first), Limit: 2}, want: []int{second, third}},
+	} {
+		entries, err := s.Transactions(t.Context(), org, test.filter, test.page)
+		check(t, err)
+		var want, got []string
+		for _, n := range test.want {
+			want = append(want, books.EntryID(int64(n)))
+		}
+		for _, e := range entries {
+			got = append(got, e.ID)
+		}
+		equal(t, "entries of "+name, got, want)
+	}
 }

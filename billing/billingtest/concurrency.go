@@ -155,7 +155,7 @@ func spendSome(t *testing.T, s billing.Store, worker string, random *rand.Rand, 
 // checkChain checks that the balances after the entries are their running sum.
 func checkChain(t *testing.T, s billing.Store) {
 	t.Helper()
-	entries, err := s.Transactions(t.Context(), org, billing.Page{Limit: 100_000})
+	entries, err := s.Transactions(t.Context(), org, billing.EntryFilter{}, billing.Page{Limit: 100_000})
 	check(t, err)
 	balance := balanceOf(t, s, org)
 	for _, e := range entries {

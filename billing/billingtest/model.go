@@ -400,7 +400,7 @@ func (m *model) compare() {
 func (m *model) compareReports() {
 	balanced(m.t, m.store)
 	for _, o := range []string{org, other} {
-		entries, err := m.store.Transactions(m.t.Context(), o, billing.Page{Limit: 10_000})
+		entries, err := m.store.Transactions(m.t.Context(), o, billing.EntryFilter{}, billing.Page{Limit: 10_000})
 		check(m.t, err)
 		var amounts, want []billing.Money
 		for _, e := range slices.Backward(entries) {

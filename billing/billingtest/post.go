@@ -66,7 +66,7 @@ func debits(t *testing.T, s billing.Store) {
 	foreign.OrganizationID = other
 	post(t, s, node, settlement(3, usd), foreign, settlement(1, 2*usd))
 
-	entries, err := s.Transactions(t.Context(), org, billing.Page{})
+	entries, err := s.Transactions(t.Context(), org, billing.EntryFilter{}, billing.Page{})
 	check(t, err)
 	debit := func(n int, amount, balance billing.Money) billing.Entry {
 		return billing.Entry{
@@ -89,7 +89,7 @@ func debits(t *testing.T, s billing.Store) {
 func postsZeroCost(t *testing.T, s billing.Store) {
 	free := settlement(1, 0)
 	post(t, s, node, free)
-	entries, err := s.Transactions(t.Context(), org, billing.Page{})
+	entries, err := s.Transactions(t.Context(), org, billing.EntryFilter{}, billing.Page{})
 	check(t, err)
 	equal(t, "entries", entries, nil)
 	totals, err := s.Usage(t.Context(), org, billing.Filter{})
@@ -218,7 +218,7 @@ func postsUnknown(t *testing.T, s billing.Store) {
 	got, err := s.Request(t.Context(), "nobody", unknown.RequestID)
 	check(t, err)
 	equal(t, "request", got, unknown)
-	entries, err := s.Transactions(t.Context(), "nobody", billing.Page{})
+	entries, err := s.Transactions(t.Context(), "nobody", billing.EntryFilter{}, billing.Page{})
 	check(t, err)
 	equal(t, "entries", len(entries), 1)
 	equal(t, "balance of the known one", balanceOf(t, s, org), -5*usd)

@@ -17,6 +17,9 @@ func testReports(t *testing.T, open Open) {
 	cases(t, open, map[string]func(*testing.T, billing.Store){
 		"requests are listed page by page, newest id first": listsRequests,
 		"filters select requests":                           filtersRequests,
+		"details select requests":                           filtersByDetail,
+		"owners select the requests of their keys":          filtersByOwner,
+		"requests are listed oldest first, page by page":    listsOldestFirst,
 		"usage is the sum of the requests":                  sumsUsage,
 		"spend is that of its period and subject":           reportsSpend,
 		"requests belong to their organization":             keepsRequestsApart,
@@ -107,7 +110,9 @@ func selects(f billing.Filter, r billing.Settlement) bool {
 	return !r.At.Before(f.From) && (f.To.IsZero() || r.At.Before(f.To)) &&
 		(f.KeyID == "" || f.KeyID == r.KeyID) &&
 		(f.Provider == "" || f.Provider == r.Provider) &&
-		(f.Model == "" || f.Model == r.Model)
+		(f.Model == "" || f.Model == r.Model) &&
+		(f.Project == "" || f.Project == r.Project) &&
+		selectsDetail(&f.Detail, &r)
 }
 
 func filtersRequests(t *testing.T, s billing.Store) {
@@ -219,14 +224,14 @@ func testRestart(t *testing.T, open Open) {
 	post(t, s, node, settlement(1, 3*usd))
 	leases := leasesOf(t, s, node)
 	newest := version(t, s)
-	entries, err := s.Transactions(t.Context(), org, billing.Page{})
+	entries, err := s.Transactions(t.Context(), org, billing.EntryFilter{}, billing.Page{})
 	check(t, err)
 	check(t, s.Close())
 
 	s = reopen(t, open)
 	equal(t, "leases", leasesOf(t, s, node), leases)
 	equal(t, "balance", balanceOf(t, s, org), 7*usd)
-	again, err := s.Transactions(t.Context(), org, billing.Page{})
+	again, err := s.Transactions(t.Context(), org, billing.EntryFilter{}, billing.Page{})
 	check(t, err)
 	equal(t, "entries", again, entries)
 	equal(t, "version", version(t, s), newest)

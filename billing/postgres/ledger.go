@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -46,7 +45,12 @@ SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::big
 WHERE organization_id = $1 AND idempotency_key = $2`
 
 	selectEntries = `SELECT ` + entryColumns + ` FROM entries
-WHERE organization_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT $3`
+WHERE organization_id = $1 AND seq > $2 AND seq < $3 AND created_at >= $4 AND created_at < $5
+	AND ($6::text[] IS NULL OR type = ANY ($6))
+ORDER BY seq`
+
+	selectEntriesNewestFirst = selectEntries + ` DESC LIMIT $7`
+	selectEntriesOldestFirst = selectEntries + ` ASC LIMIT $7`
 
 	addSettled = `
 INSERT INTO allowances AS a (organization_id, subject, kind, period, period_start, settled)
@@ -245,15 +249,18 @@ func appendLine(ctx context.Context, tx pgx.Tx, line books.Line) (books.Line, er
 }
 
 // Transactions implements billing.Ledger.
-func (s *Store) Transactions(ctx context.Context, org string, page billing.Page) ([]billing.Entry, error) {
-	before := int64(math.MaxInt64)
-	if page.After != "" {
-		var err error
-		if before, err = books.EntrySeq(page.After); err != nil {
-			return nil, fmt.Errorf("list transactions: %w", err)
-		}
+func (s *Store) Transactions(ctx context.Context, org string, f billing.EntryFilter, page billing.Page) ([]billing.Entry, error) {
+	after, before, err := books.EntrySeqs(page)
+	if err != nil {
+		return nil, fmt.Errorf("list transactions: %w", err)
 	}
-	entries, err := list(ctx, s.pool, scanEntry, selectEntries, org, before, books.PageLimit(page))
+	query := selectEntriesNewestFirst
+	if page.OldestFirst {
+		query = selectEntriesOldestFirst
+	}
+	span := books.SpanOf(billing.Filter{From: f.From, To: f.To})
+	entries, err := list(ctx, s.pool, scanEntry, query,
+		planned, org, after, before, span.From, span.To, books.Names(f.Types), books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list transactions: %w", err)
 	}

@@ -21,19 +21,6 @@ const (
 
 	selectRequest = `SELECT ` + requestColumns + ` FROM requests WHERE organization_id = $1 AND request_id = $2`
 
-	selectRequests = `SELECT ` + requestColumns + ` FROM requests
-WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3
-	AND arrived_at >= $4 AND arrived_at < $5
-	AND ($6::text = '' OR provider = $6) AND ($7::text = '' OR model = $7)
-ORDER BY request_id DESC LIMIT $8`
-
-	selectRequestsOfKey = `SELECT ` + requestColumns + ` FROM requests
-WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3
-	AND arrived_at >= $4 AND arrived_at < $5
-	AND ($6::text = '' OR provider = $6) AND ($7::text = '' OR model = $7)
-	AND key_id = $9
-ORDER BY request_id DESC LIMIT $8`
-
 	// One statement, so that rollups and rows are of one moment.
 	selectUsage = `
 WITH
@@ -72,25 +59,6 @@ ORDER BY w.n`
 // made for any range of time, and read an organization's whole history where a
 // few rows are wanted, or the other way round.
 const planned = pgx.QueryExecModeExec
-
-// Requests implements billing.Reports.
-func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page billing.Page) ([]billing.Settlement, error) {
-	span := books.SpanOf(f)
-	from, before := span.RequestIDs()
-	if page.After != "" {
-		before = min(before, page.After)
-	}
-	query := selectRequests
-	args := []any{planned, org, from, before, span.From, span.To, f.Provider, f.Model, books.PageLimit(page)}
-	if f.KeyID != "" {
-		query, args = selectRequestsOfKey, append(args, f.KeyID)
-	}
-	requests, err := list(ctx, s.pool, scanRequest, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("list requests: %w", err)
-	}
-	return requests, nil
-}
 
 // Request implements billing.Reports.
 func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement, error) {

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"math"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
@@ -37,7 +36,12 @@ ON CONFLICT DO UPDATE SET balance = excluded.balance, entries = excluded.entries
 WHERE organization_id = ?1 AND idempotency_key = ?2`
 
 	selectEntries = `SELECT ` + entryColumns + ` FROM entries
-WHERE organization_id = ?1 AND seq < ?2 ORDER BY seq DESC LIMIT ?3`
+WHERE organization_id = ?1 AND seq > ?2 AND seq < ?3 AND created_at >= ?4 AND created_at < ?5
+	AND (?6 = '[]' OR type IN (SELECT value FROM json_each(?6)))
+ORDER BY seq`
+
+	selectEntriesNewestFirst = selectEntries + ` DESC LIMIT ?7`
+	selectEntriesOldestFirst = selectEntries + ` ASC LIMIT ?7`
 
 	addSettled = `
 INSERT INTO allowances (organization_id, subject, kind, period, period_start, settled)
@@ -119,15 +123,18 @@ func (s *Store) append(ctx context.Context, tx *sql.Tx, line books.Line) (books.
 }
 
 // Transactions implements billing.Ledger.
-func (s *Store) Transactions(ctx context.Context, org string, page billing.Page) ([]billing.Entry, error) {
-	before := int64(math.MaxInt64)
-	if page.After != "" {
-		var err error
-		if before, err = books.EntrySeq(page.After); err != nil {
-			return nil, fmt.Errorf("list transactions: %w", err)
-		}
+func (s *Store) Transactions(ctx context.Context, org string, f billing.EntryFilter, page billing.Page) ([]billing.Entry, error) {
+	after, before, err := books.EntrySeqs(page)
+	if err != nil {
+		return nil, fmt.Errorf("list transactions: %w", err)
 	}
-	entries, err := list(ctx, s.reader, scanEntry, selectEntries, org, before, books.PageLimit(page))
+	query := selectEntriesNewestFirst
+	if page.OldestFirst {
+		query = selectEntriesOldestFirst
+	}
+	span := books.SpanOf(billing.Filter{From: f.From, To: f.To})
+	entries, err := list(ctx, s.reader, scanEntry, query,
+		org, after, before, micros(span.From), micros(span.To), books.EncodeList(books.Names(f.Types)), books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list transactions: %w", err)
 	}

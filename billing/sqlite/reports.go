@@ -20,21 +20,6 @@ const (
 
 	selectRequest = `SELECT ` + requestColumns + ` FROM requests WHERE organization_id = ?1 AND request_id = ?2`
 
-	selectRequests = `SELECT ` + requestColumns + ` FROM requests
-WHERE organization_id = ?1 AND request_id >= ?2 AND request_id < ?3
-	AND arrived_at >= ?4 AND arrived_at < ?5
-	AND (?6 = '' OR provider = ?6) AND (?7 = '' OR model = ?7)
-ORDER BY request_id DESC LIMIT ?8`
-
-	// The plus keeps the planner off the primary key, in which the requests of a
-	// key are few among many.
-	selectRequestsOfKey = `SELECT ` + requestColumns + ` FROM requests
-WHERE +organization_id = ?1 AND request_id >= ?2 AND request_id < ?3
-	AND arrived_at >= ?4 AND arrived_at < ?5
-	AND (?6 = '' OR provider = ?6) AND (?7 = '' OR model = ?7)
-	AND key_id = ?9
-ORDER BY request_id DESC LIMIT ?8`
-
 	// One statement, so that rollups and rows are of one moment.
 	selectUsage = `
 WITH
@@ -67,25 +52,6 @@ SELECT coalesce(sum(settled), 0) FROM allowances
 WHERE organization_id = ?1 AND subject = ?2 AND kind = ?3
 	AND period = ?4 AND period_start >= ?5 AND period_start < ?6`
 )
-
-// Requests implements billing.Reports.
-func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page billing.Page) ([]billing.Settlement, error) {
-	span := books.SpanOf(f)
-	from, before := span.RequestIDs()
-	if page.After != "" {
-		before = min(before, page.After)
-	}
-	query := selectRequests
-	args := []any{org, from, before, micros(span.From), micros(span.To), f.Provider, f.Model, books.PageLimit(page)}
-	if f.KeyID != "" {
-		query, args = selectRequestsOfKey, append(args, f.KeyID)
-	}
-	requests, err := list(ctx, s.reader, scanRequest, query, args...)
-	if err != nil {
-		return nil, fmt.Errorf("list requests: %w", err)
-	}
-	return requests, nil
-}
 
 // Request implements billing.Reports.
 func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement, error) {

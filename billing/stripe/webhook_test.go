@@ -49,7 +49,7 @@ func newShop(t *testing.T) shop {
 // want fails the test unless the ledger has just these entries and balances.
 func (s shop) want(t *testing.T, want ...billing.Entry) {
 	t.Helper()
-	got, err := s.store.Transactions(t.Context(), "acme", billing.Page{})
+	got, err := s.store.Transactions(t.Context(), "acme", billing.EntryFilter{}, billing.Page{})
 	if err != nil {
 		t.Fatal(err)
 	}
