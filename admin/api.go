@@ -59,7 +59,7 @@ type Gateway interface {
 // nouns are the first path segments under /v1 that belong to this API. The
 // others there, /v1/chat/completions and /v1/models, are proxy routes.
 var nouns = []string{
-	"account", "audit", "auth", "billing", "budget", "flush", "keys", "ledger", "members", "nodes",
+	"account", "audit", "auth", "billing", "budget", "changes", "flush", "keys", "ledger", "members", "nodes",
 	"openapi.json", "operator-tokens", "organizations", "projects", "providers", "usage",
 }
 
@@ -90,6 +90,7 @@ func New(g Gateway) http.Handler {
 	a.registerKeys()
 	a.registerUsage()
 	a.registerAudit()
+	a.registerChanges()
 	a.registerBilling()
 	a.registerBudget()
 	a.registerProjects()
@@ -153,7 +154,7 @@ func (a *api) dispatch(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	a.mux.ServeHTTP(w, r)
+	a.mux.ServeHTTP(w, r.WithContext(withConditions(r.Context(), r.Header)))
 }
 
 // findRoute tells whether there is an operation for the request that the caller

@@ -83,25 +83,25 @@ func (a *api) registerMembers() {
 		OperationID: "list-members", Method: http.MethodGet, Path: "/v1/members", Tags: tags,
 		Summary: "The people in the organization, newest first",
 	}, a.listMembers)
-	register(a, huma.Operation{
+	registerTagged(a, huma.Operation{
 		OperationID: "invite-member", Method: http.MethodPost, Path: "/v1/members", Tags: tags,
 		Summary: "Invite somebody", DefaultStatus: http.StatusCreated,
 		Description: "Nothing is sent: who signs in with this address, verified by the identity provider, has joined.",
 	}, a.inviteMember)
-	register(a, huma.Operation{
+	registerTagged(a, huma.Operation{
 		OperationID: "get-member", Method: http.MethodGet, Path: "/v1/members/{id}", Tags: tags,
 		Summary: "One member",
 	}, a.getMember)
-	register(a, huma.Operation{
+	registerTagged(a, ifMatch(huma.Operation{
 		OperationID: "update-member", Method: http.MethodPatch, Path: "/v1/members/{id}", Tags: tags,
 		Summary:     "Change a member's role or name",
 		Description: "The next request of the member is of the new role. Only owners make, change and remove owners.",
-	}, a.updateMember)
-	register(a, huma.Operation{
+	}), a.updateMember)
+	register(a, ifMatch(huma.Operation{
 		OperationID: "delete-member", Method: http.MethodDelete, Path: "/v1/members/{id}", Tags: tags,
 		Summary:     "Remove a member, or take an invitation back",
 		Description: "The member's next request is refused. The keys they own go on to work, and to name them: revoke those that must not.",
-	}, a.deleteMember)
+	}), a.deleteMember)
 }
 
 func (a *api) listMembers(ctx context.Context, in *listMembersInput) (*body[list[member]], error) {
@@ -117,7 +117,7 @@ func (a *api) listMembers(ctx context.Context, in *listMembersInput) (*body[list
 	return &body[list[member]]{list[member]{Data: mapped(found, newMember), NextCursor: next}}, nil
 }
 
-func (a *api) inviteMember(ctx context.Context, in *inviteInput) (*body[member], error) {
+func (a *api) inviteMember(ctx context.Context, in *inviteInput) (*tagged[member], error) {
 	var f faults
 	m := newInvitation(ctx, time.Now().UTC().Truncate(timeUnit))
 	m.OrganizationID, m.Role = organizationOf(ctx), billing.Role(in.Body.Role)
@@ -138,7 +138,7 @@ func (a *api) inviteMember(ctx context.Context, in *inviteInput) (*body[member],
 	if err != nil {
 		return nil, fmt.Errorf("inviting a member: %w", err)
 	}
-	return &body[member]{newMember(m)}, nil
+	return &tagged[member]{memberTag(m), newMember(m)}, nil
 }
 
 // newInvitation returns somebody whom the caller invites.
@@ -146,12 +146,12 @@ func newInvitation(ctx context.Context, now time.Time) billing.Member {
 	return billing.Member{ID: billing.NewID("mem", now), InvitedBy: actorText(billing.ActorOf(ctx)), CreatedAt: now}
 }
 
-func (a *api) getMember(ctx context.Context, in *memberInput) (*body[member], error) {
+func (a *api) getMember(ctx context.Context, in *memberInput) (*tagged[member], error) {
 	m, err := a.findMember(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &body[member]{newMember(m)}, nil
+	return &tagged[member]{memberTag(m), newMember(m)}, nil
 }
 
 func (a *api) findMember(ctx context.Context, id string) (billing.Member, error) {
@@ -162,7 +162,7 @@ func (a *api) findMember(ctx context.Context, id string) (billing.Member, error)
 	return m, memberError("reading", err)
 }
 
-func (a *api) updateMember(ctx context.Context, in *updateMemberInput) (*body[member], error) {
+func (a *api) updateMember(ctx context.Context, in *updateMemberInput) (*tagged[member], error) {
 	if err := in.Body.check(); err != nil {
 		return nil, err
 	}
@@ -171,6 +171,9 @@ func (a *api) updateMember(ctx context.Context, in *updateMemberInput) (*body[me
 	}
 	m, err := a.gateway.Store().UpdateMember(ctx, organizationOf(ctx), in.ID, func(m *billing.Member) error {
 		if err := mayAppoint(callerOf(ctx), m.Role); err != nil {
+			return err
+		}
+		if err := checkMatch(ctx, memberTag(*m)); err != nil {
 			return err
 		}
 		if in.Body.Name.Set {
@@ -184,7 +187,7 @@ func (a *api) updateMember(ctx context.Context, in *updateMemberInput) (*body[me
 	if err := memberError("changing", err); err != nil {
 		return nil, err
 	}
-	return &body[member]{newMember(m)}, nil
+	return &tagged[member]{memberTag(m), newMember(m)}, nil
 }
 
 func (u updateMember) check() error {
@@ -203,7 +206,10 @@ func (a *api) deleteMember(ctx context.Context, in *memberInput) (*struct{}, err
 		return nil, notFound("member")
 	}
 	err := a.gateway.Store().DeleteMember(ctx, organizationOf(ctx), in.ID, func(m billing.Member) error {
-		return mayAppoint(callerOf(ctx), m.Role)
+		if err := mayAppoint(callerOf(ctx), m.Role); err != nil {
+			return err
+		}
+		return checkMatch(ctx, memberTag(m))
 	})
 	return nil, memberError("removing", err)
 }
@@ -255,7 +261,7 @@ func (a *api) checkOwner(ctx context.Context, owner optional[string]) error {
 	case !owner.Set:
 		return nil
 	case c.role == billing.RoleDeveloper && owner.Value != c.member.ID:
-		return &problem{status: http.StatusForbidden, Message: "developers have keys of their own alone: leave owner_id out"}
+		return errOthersKeys
 	case owner.Null:
 		return nil
 	}

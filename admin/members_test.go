@@ -33,8 +33,9 @@ func newMemberClient(t *testing.T, g *testGateway, role billing.Role) client {
 	c.api = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		w.Header().Set("X-Content-Type-Options", "nosniff")
-		ctx := billing.WithActor(r.Context(), billing.Actor{Kind: billing.ActorMember, ID: m.ID, Name: m.Email})
-		api.dispatch(w, r.WithContext(context.WithValue(ctx, callerKey{}, caller{role: role, member: m, account: account})))
+		who := caller{role: role, member: m, account: account}
+		ctx := billing.WithActor(r.Context(), who.actor())
+		api.dispatch(w, r.WithContext(context.WithValue(ctx, callerKey{}, who)))
 	})
 	return c
 }

@@ -52,19 +52,19 @@ func (a *api) registerOrganizations() {
 		OperationID: "list-organizations", Method: http.MethodGet, Path: "/v1/organizations", Tags: tags,
 		Summary: "Organizations and their balances, by id",
 	}, a.listOrganizations)
-	register(a, huma.Operation{
+	registerTagged(a, huma.Operation{
 		OperationID: "create-organization", Method: http.MethodPost, Path: "/v1/organizations", Tags: tags,
 		Summary: "Create an organization", DefaultStatus: http.StatusCreated,
 		Description: "With owner_email, its first owner is invited along with it: see POST /v1/members.",
 	}, a.createOrganization)
-	register(a, huma.Operation{
+	registerTagged(a, huma.Operation{
 		OperationID: "get-organization", Method: http.MethodGet, Path: "/v1/organizations/{id}", Tags: tags,
 		Summary: "One organization and its balance",
 	}, a.getOrganization)
-	register(a, huma.Operation{
+	registerTagged(a, ifMatch(huma.Operation{
 		OperationID: "update-organization", Method: http.MethodPatch, Path: "/v1/organizations/{id}", Tags: tags,
 		Summary: "Rename an organization",
-	}, a.updateOrganization)
+	}), a.updateOrganization)
 	a.registerAdjustments(tags)
 }
 
@@ -81,7 +81,7 @@ func (a *api) listOrganizations(ctx context.Context, in *Paging) (*body[list[ten
 	return &body[list[tenant]]{list[tenant]{Data: mapped(found, newTenant), NextCursor: next}}, nil
 }
 
-func (a *api) createOrganization(ctx context.Context, in *createOrganizationInput) (*body[tenant], error) {
+func (a *api) createOrganization(ctx context.Context, in *createOrganizationInput) (*tagged[tenant], error) {
 	now := time.Now().UTC().Truncate(timeUnit)
 	o := billing.Organization{ID: billing.NewID("org", now), CreatedAt: now}
 	var f faults
@@ -105,18 +105,18 @@ func (a *api) createOrganization(ctx context.Context, in *createOrganizationInpu
 	if err != nil {
 		return nil, fmt.Errorf("creating an organization: %w", err)
 	}
-	return &body[tenant]{newTenant(billing.Account{Organization: o})}, nil
+	return &tagged[tenant]{organizationTag(o), newTenant(billing.Account{Organization: o})}, nil
 }
 
-func (a *api) getOrganization(ctx context.Context, in *organizationInput) (*body[tenant], error) {
+func (a *api) getOrganization(ctx context.Context, in *organizationInput) (*tagged[tenant], error) {
 	account, err := a.findOrganization(ctx, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &body[tenant]{newTenant(account)}, nil
+	return &tagged[tenant]{organizationTag(account.Organization), newTenant(account)}, nil
 }
 
-func (a *api) updateOrganization(ctx context.Context, in *updateOrganizationInput) (*body[tenant], error) {
+func (a *api) updateOrganization(ctx context.Context, in *updateOrganizationInput) (*tagged[tenant], error) {
 	var f faults
 	name := in.Body.Name
 	switch {
@@ -132,6 +132,9 @@ func (a *api) updateOrganization(ctx context.Context, in *updateOrganizationInpu
 		return nil, notFound("organization")
 	}
 	o, err := a.gateway.Store().UpdateOrganization(ctx, in.ID, func(o *billing.Organization) error {
+		if err := checkMatch(ctx, organizationTag(*o)); err != nil {
+			return err
+		}
 		if name.Set {
 			o.Name = name.Value
 		}

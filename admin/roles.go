@@ -49,6 +49,9 @@ var access = map[string][]billing.Role{
 
 	"export-audit": members,
 
+	"list-changes":   admins,
+	"export-changes": admins,
+
 	"list-packages":     readers,
 	"list-transactions": readers,
 
