@@ -10,7 +10,7 @@ import (
 
 type account struct {
 	Organization organization  `json:"organization"`
-	Role         string        `json:"role" enum:"operator" doc:"What the caller may do."`
+	Role         string        `json:"role" enum:"owner,admin,developer,finance,viewer,operator" doc:"What the caller may do."`
 	BalanceNanos billing.Money `json:"balance_nanos" doc:"The sum of all ledger entries."`
 	HeldNanos    billing.Money `json:"held_nanos" doc:"Held for open requests on the node that answers."`
 }

@@ -6,12 +6,15 @@ package admin
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"net/http"
 	"path"
 	"runtime/debug"
 	"slices"
 	"strings"
+	"time"
 
+	"github.com/caddy-llm-gateway/gateway/admin/oidc"
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/caddymodule"
 	"github.com/danielgtaylor/huma/v2"
@@ -45,8 +48,10 @@ type Gateway interface {
 	Packages() []billing.Package
 	// Purchaser sells them; nil if billing is not configured.
 	Purchaser() billing.Purchaser
-	// AdminToken is the operator's token; "" means no operator access.
+	// AdminToken is the operator's token of the configuration; "" if it has none.
 	AdminToken() string
+	// OIDC is the configuration of single sign-on; nil if there is none.
+	OIDC() *caddymodule.OIDC
 	// Logger receives what goes wrong inside and is not told to the client.
 	Logger() *slog.Logger
 }
@@ -54,7 +59,7 @@ type Gateway interface {
 // nouns are the first path segments under /v1 that belong to this API. The
 // others there, /v1/chat/completions and /v1/models, are proxy routes.
 var nouns = []string{
-	"account", "audit", "billing", "budget", "flush", "keys", "ledger", "nodes", "openapi.json", "projects", "providers", "usage",
+	"account", "audit", "auth", "billing", "budget", "flush", "keys", "ledger", "nodes", "openapi.json", "operator-tokens", "projects", "providers", "usage",
 }
 
 const openAPIPath = "/v1/openapi.json"
@@ -70,7 +75,13 @@ func Handles(r *http.Request) bool {
 // New returns the management API of a gateway. Every answer is JSON, errors
 // and unknown paths included.
 func New(g Gateway) http.Handler {
-	a := &api{gateway: g, mux: http.NewServeMux()}
+	a := &api{gateway: g, mux: http.NewServeMux(), now: time.Now}
+	// Many people may have one address.
+	a.wrong = &addressLimit{every: time.Second, burst: 100, now: a.clock}
+	a.logins = &addressLimit{every: 2 * time.Second, burst: 30, now: a.clock}
+	if settings := g.OIDC(); settings != nil {
+		a.oidc = newSignOn(settings)
+	}
 	a.huma = humago.New(a.mux, a.config())
 	a.registerAccount()
 	a.registerKeys()
@@ -82,22 +93,48 @@ func New(g Gateway) http.Handler {
 	a.registerLedger()
 	a.registerNodes()
 	a.registerProviders()
+	a.registerOperatorTokens()
+	a.registerLogin()
+	a.registerSession()
 	a.registerOpenAPI()
 	return a
+}
+
+func newSignOn(settings *caddymodule.OIDC) *oidc.Provider {
+	return oidc.New(oidc.Config{
+		Issuer:               settings.Issuer,
+		ClientID:             settings.ClientID,
+		ClientSecret:         settings.ClientSecret,
+		Audiences:            settings.Audiences,
+		Scopes:               settings.Scopes,
+		EmailClaim:           settings.EmailClaim,
+		AllowUnverifiedEmail: settings.AllowUnverifiedEmail,
+		LogoutRedirectURL:    settings.LogoutRedirectURL,
+		ClockSkew:            time.Duration(settings.ClockSkew),
+	})
 }
 
 type api struct {
 	gateway Gateway
 	huma    huma.API
 	mux     *http.ServeMux
+	// oidc is the identity provider; nil without single sign-on.
+	oidc *oidc.Provider
+	// wrong limits credentials that are wrong, and logins those that are begun or
+	// finished.
+	wrong, logins *addressLimit
+	// now is the time by which credentials end. Tests set it.
+	now func() time.Time
 }
+
+func (a *api) clock() time.Time { return a.now() }
 
 func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer a.answerPanic(w, r)
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 
-	ctx, err := a.authorize(r)
+	ctx, err := a.authorize(w, r)
 	if err == nil {
 		err = a.findRoute(w, r)
 	}
@@ -142,6 +179,7 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p.status == http.StatusUnauthorized {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
+	maps.Copy(w.Header(), p.GetHeaders())
 	w.WriteHeader(p.status)
 	if err := jsonFormat.Marshal(w, p); err != nil {
 		a.gateway.Logger().Debug("writing an error response", "error", err)

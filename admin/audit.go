@@ -125,6 +125,7 @@ func (a *api) listAudit(ctx context.Context, in *auditInput) (*body[list[auditRo
 	if err != nil {
 		return nil, err
 	}
+	restrict(ctx, &f)
 	found, err := a.gateway.Store().Requests(ctx, organizationOf(ctx), f, page)
 	if err != nil {
 		return nil, listError("requests", err)
@@ -143,6 +144,14 @@ func (a *api) getAudit(ctx context.Context, in *requestInput) (*body[auditRow], 
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading a request: %w", err)
+	}
+	if _, restricted := ownOnly(ctx); restricted {
+		// Another's request is not found, as another's key is not.
+		if _, err := a.findKey(ctx, s.KeyID); errors.As(err, new(*problem)) {
+			return nil, notFound("request")
+		} else if err != nil {
+			return nil, err
+		}
 	}
 	return &body[auditRow]{newAuditRow(s)}, nil
 }

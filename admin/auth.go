@@ -8,16 +8,18 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	"github.com/cenkalti/backoff/v5"
 
+	"github.com/caddy-llm-gateway/gateway/admin/oidc"
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
 
-// organizationHeader names the organization that the operator acts on.
+// organizationHeader names the organization that the caller acts on.
 const organizationHeader = "X-Organization"
 
 // caller is who makes a request, and on whose books.
@@ -26,10 +28,27 @@ type caller struct {
 	// member is set for a role in an organization, and not for the operator's.
 	member  billing.Member
 	account billing.Account
+	// identity is who somebody is that an identity provider knows, and members
+	// what they are in organizations. Operators have neither.
+	identity billing.Identity
+	members  []billing.Member
+	// session is the browser's, for one who has logged in.
+	session *billing.Session
+	// operator is the name of the operator's token.
+	operator billing.Actor
 	// credential is what the caller has shown to be who it is. It is not kept.
 	credential string
+	visitor
+}
+
+// visitor is what is known of a caller before it has shown who it is.
+type visitor struct {
+	clientIP  string
+	userAgent string
 	// origin is the gateway's address as the caller wrote it.
 	origin url.URL
+	// cookies are the gateway's that came with the request.
+	cookies cookies
 }
 
 type callerKey struct{}
@@ -45,62 +64,107 @@ func organizationOf(ctx context.Context) string {
 	return callerOf(ctx).account.Organization.ID
 }
 
-// authorize returns the request's context with its caller. The OpenAPI
-// document is open to all, and a webhook carries its own signature.
-func (a *api) authorize(r *http.Request) (context.Context, error) {
+// actor is who makes the changes that the caller makes.
+func (c caller) actor() billing.Actor {
+	who := c.operator
+	if c.role != billing.RoleOperator {
+		who = billing.Actor{Kind: billing.ActorMember, ID: c.member.ID, Name: c.member.Email}
+	}
+	who.ClientIP, who.UserAgent = c.clientIP, c.userAgent
+	return who
+}
+
+// isOpen tells whether a path needs no credential: the document is open to all,
+// a webhook carries its own signature, and who logs in has none yet.
+func isOpen(path string) bool {
+	return path == openAPIPath || path == webhookPath || path == loginPath || path == callbackPath
+}
+
+// authorize returns the request's context with its caller.
+func (a *api) authorize(w http.ResponseWriter, r *http.Request) (context.Context, error) {
 	ctx := r.Context()
-	if r.URL.Path == openAPIPath || r.URL.Path == webhookPath {
-		return ctx, nil
+	visitor := a.visitorOf(r)
+	if isOpen(r.URL.Path) {
+		return context.WithValue(ctx, callerKey{}, caller{visitor: visitor}), nil
 	}
-	if err := a.authenticate(r); err != nil {
-		return nil, err
-	}
-	org := r.Header.Get(organizationHeader)
-	if org == "" {
-		org = billing.DefaultOrganization
-	}
-	account, err := a.account(ctx, org)
+	c, err := a.authenticate(w, r, visitor)
 	if err != nil {
 		return nil, err
 	}
-	_, token := credentialOf(r)
-	c := caller{role: billing.RoleOperator, account: account, credential: token, origin: originOf(r)}
-	clientIP, _ := caddyhttp.GetVar(ctx, caddyhttp.ClientIPVarKey).(string)
-	ctx = billing.WithActor(ctx, billing.Actor{
-		Kind: billing.ActorOperator, Name: "admin_token", ClientIP: clientIP, UserAgent: r.UserAgent(),
-	})
+	if r.URL.Path != sessionPath && r.URL.Path != logoutPath {
+		if err := a.enter(ctx, &c, r.Header.Get(organizationHeader)); err != nil {
+			return nil, err
+		}
+	}
+	ctx = billing.WithActor(ctx, c.actor())
 	return context.WithValue(ctx, callerKey{}, c), nil
 }
 
-func originOf(r *http.Request) url.URL {
-	origin := url.URL{Scheme: "http", Host: r.Host, Path: "/"}
+func (a *api) visitorOf(r *http.Request) visitor {
+	v := visitor{userAgent: r.UserAgent(), origin: url.URL{Scheme: "http", Host: r.Host, Path: "/"}}
+	v.clientIP, _ = caddyhttp.GetVar(r.Context(), caddyhttp.ClientIPVarKey).(string)
 	if r.TLS != nil {
-		origin.Scheme = "https"
+		v.origin.Scheme = "https"
 	}
-	return origin
+	v.cookies = a.cookiesOf(r)
+	return v
 }
 
-func credentialOf(r *http.Request) (scheme, token string) {
-	scheme, token, _ = strings.Cut(r.Header.Get("Authorization"), " ")
-	return scheme, strings.TrimSpace(token)
+// authenticate finds out who makes the request: by the Authorization header, or
+// if there is none by the cookie of a session.
+func (a *api) authenticate(w http.ResponseWriter, r *http.Request, v visitor) (caller, error) {
+	c := caller{visitor: v}
+	if a.oidc != nil && v.cookies.session != "" && r.Header.Get("Authorization") == "" {
+		return c, a.resume(w, r, &c)
+	}
+	if err := a.wrong.check(v.clientIP); err != nil {
+		return c, err
+	}
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	token = strings.TrimSpace(token)
+	if !strings.EqualFold(scheme, "Bearer") {
+		token = ""
+	}
+	err := a.identify(r.Context(), &c, token)
+	if p, refused := errors.AsType[*problem](err); token != "" && refused && p.status == http.StatusUnauthorized {
+		a.wrong.count(v.clientIP)
+	}
+	return c, err
 }
 
-// authenticate checks the operator's token.
-func (a *api) authenticate(r *http.Request) error {
-	scheme, token := credentialOf(r)
+// identify finds out whose credential a token is.
+func (a *api) identify(ctx context.Context, c *caller, token string) error {
 	want := a.gateway.AdminToken()
 	switch {
-	case want == "":
-		return unauthorized("no operator access: set admin_token in llm_gateway")
-	case token == "" || !strings.EqualFold(scheme, "Bearer"):
-		return unauthorized("missing operator token: send Authorization: Bearer <admin_token>")
-	case sameToken(token, want):
+	case token == "":
+		return a.missingCredential()
+	case want != "" && sameToken(token, want):
+		c.role, c.credential = billing.RoleOperator, token
+		c.operator = billing.Actor{Kind: billing.ActorOperator, Name: bootstrapToken}
 		return nil
+	case billing.IsOperatorSecret(token):
+		return a.identifyOperator(ctx, c, token)
 	case billing.IsSecret(token):
-		return unauthorized("a proxy key does not open the management API: use the operator token")
+		return unauthorized("a proxy key does not open the management API: use an operator token, or sign in")
+	case a.oidc != nil && oidc.IsToken(token):
+		return a.identifyBearer(ctx, c, token)
+	case want == "" && a.oidc == nil:
+		return unauthorized(noAccess)
 	default:
-		return unauthorized("wrong operator token: send the admin_token of llm_gateway")
+		return unauthorized("wrong operator token: send the admin_token of llm_gateway, or one that was made with it")
 	}
+}
+
+const noAccess = "no operator access: set admin_token in llm_gateway"
+
+func (a *api) missingCredential() error {
+	switch {
+	case a.oidc != nil:
+		return unauthorized("missing operator token or sign-on: send Authorization: Bearer <token>, or log in at " + loginPath)
+	case a.gateway.AdminToken() == "":
+		return unauthorized(noAccess)
+	}
+	return unauthorized("missing operator token: send Authorization: Bearer <admin_token>")
 }
 
 // sameToken compares in a time that tells neither content nor length.
@@ -109,26 +173,109 @@ func sameToken(a, b string) bool {
 	return subtle.ConstantTimeCompare(x[:], y[:]) == 1
 }
 
-func (a *api) account(ctx context.Context, org string) (billing.Account, error) {
-	unknown := &problem{status: http.StatusNotFound, Message: "no such organization: check the " + organizationHeader + " header"}
-	if !isPlainText(org) {
-		return billing.Account{}, unknown
+func (a *api) identifyBearer(ctx context.Context, c *caller, token string) error {
+	who, err := a.oidc.Identify(ctx, token)
+	if err != nil {
+		return fmt.Errorf("checking a token: %w", err)
 	}
-	// Connections that were reset while idle fail once each.
-	again := backoff.NewExponentialBackOff()
-	again.InitialInterval = 10 * time.Millisecond
-	account, err := backoff.Retry(ctx, func() (billing.Account, error) {
-		account, err := a.gateway.Store().Account(ctx, org)
-		if errors.Is(err, billing.ErrNotFound) {
-			err = backoff.Permanent(err)
+	return a.recognize(ctx, c, who)
+}
+
+// recognize finds the members that somebody is.
+func (a *api) recognize(ctx context.Context, c *caller, who billing.Identity) error {
+	found, err := again(ctx, func() ([]billing.Member, error) {
+		return a.gateway.Store().Memberships(ctx, who, a.now().UTC().Truncate(timeUnit))
+	})
+	if err != nil {
+		return fmt.Errorf("reading memberships: %w", err)
+	}
+	// The credential of somebody who is known elsewhere changes all the time.
+	c.identity, c.members, c.credential = who, found, who.Issuer+"\x00"+who.Subject
+	if len(found) == 0 {
+		return notInvited(who)
+	}
+	return nil
+}
+
+func notInvited(who billing.Identity) error {
+	message := "you are not a member of any organization: ask for an invitation"
+	if who.Email != "" {
+		message += " to " + clip(who.Email)
+	} else {
+		message += "; and have your identity provider verify your e-mail address, which invitations are accepted by"
+	}
+	return &problem{status: http.StatusForbidden, Message: message}
+}
+
+// enter chooses the organization that the caller acts on.
+func (a *api) enter(ctx context.Context, c *caller, org string) error {
+	if c.role != billing.RoleOperator {
+		i, err := c.membership(org)
+		if err != nil {
+			return err
 		}
-		return account, err
-	}, backoff.WithBackOff(again), backoff.WithMaxElapsedTime(time.Second))
+		c.member = c.members[i]
+		c.role, org = c.member.Role, c.member.OrganizationID
+	}
+	if org == "" {
+		org = billing.DefaultOrganization
+	}
+	var err error
+	c.account, err = a.account(ctx, org)
+	return err
+}
+
+// membership is the index of the member that the caller is in an organization;
+// in the only one if none is named.
+func (c caller) membership(org string) (int, error) {
+	if org == "" && len(c.members) > 1 {
+		var names []string
+		for _, m := range c.members[:min(len(c.members), maxDetails)] {
+			names = append(names, m.OrganizationID)
+		}
+		return 0, &problem{
+			status: http.StatusBadRequest,
+			Message: "you are a member of several organizations: name one in the " + organizationHeader + " header: " +
+				strings.Join(names, ", "),
+		}
+	}
+	i := slices.IndexFunc(c.members, func(m billing.Member) bool { return org == "" || m.OrganizationID == org })
+	if i < 0 {
+		return 0, errNoOrganization
+	}
+	return i, nil
+}
+
+// errNoOrganization does not tell whether there is one that is another's.
+var errNoOrganization = &problem{
+	status:  http.StatusNotFound,
+	Message: "no such organization: check the " + organizationHeader + " header",
+}
+
+func (a *api) account(ctx context.Context, org string) (billing.Account, error) {
+	if !isPlainText(org) {
+		return billing.Account{}, errNoOrganization
+	}
+	account, err := again(ctx, func() (billing.Account, error) { return a.gateway.Store().Account(ctx, org) })
 	if errors.Is(err, billing.ErrNotFound) {
-		return billing.Account{}, unknown
+		return billing.Account{}, errNoOrganization
 	}
 	if err != nil {
 		return billing.Account{}, fmt.Errorf("reading the account: %w", err)
 	}
 	return account, nil
+}
+
+// again reads from the store, and for a second again and again where it fails:
+// connections that were reset while idle do so once each.
+func again[T any](ctx context.Context, read func() (T, error)) (T, error) {
+	wait := backoff.NewExponentialBackOff()
+	wait.InitialInterval = 10 * time.Millisecond
+	return backoff.Retry(ctx, func() (T, error) {
+		v, err := read()
+		if errors.Is(err, billing.ErrNotFound) {
+			err = backoff.Permanent(err)
+		}
+		return v, err
+	}, backoff.WithBackOff(wait), backoff.WithMaxElapsedTime(time.Second))
 }

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/caddy-llm-gateway/gateway/admin/oidc"
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/danielgtaylor/huma/v2"
 )
@@ -27,6 +29,8 @@ type problem struct {
 	status  int
 	Message string          `json:"error" doc:"What is wrong, and what to do about it."`
 	Details []problemDetail `json:"details,omitempty" nullable:"false" doc:"Each fault in the input."`
+	// retryAfter is in how many seconds it may be better; 0 for who knows.
+	retryAfter int64
 }
 
 type problemDetail struct {
@@ -36,6 +40,14 @@ type problemDetail struct {
 
 func (p *problem) Error() string  { return p.Message }
 func (p *problem) GetStatus() int { return p.status }
+
+// GetHeaders returns the headers that belong to the error.
+func (p *problem) GetHeaders() http.Header {
+	if p.retryAfter == 0 {
+		return nil
+	}
+	return http.Header{"Retry-After": {strconv.FormatInt(p.retryAfter, 10)}}
+}
 
 var (
 	errNoRoute  = &problem{status: http.StatusNotFound, Message: "no such route: see " + openAPIPath}
@@ -94,6 +106,9 @@ func (a *api) explain(ctx context.Context, operation string, err error) *problem
 	if p, ok := errors.AsType[*problem](err); ok {
 		return p
 	}
+	if refusal, ok := errors.AsType[*oidc.Refusal](err); ok {
+		return &problem{status: http.StatusUnauthorized, Message: refusal.Reason}
+	}
 	switch {
 	case errors.Is(err, billing.ErrRevoked):
 		return &problem{status: http.StatusConflict, Message: "the key is revoked, which cannot be undone: create a new one"}
@@ -105,6 +120,9 @@ func (a *api) explain(ctx context.Context, operation string, err error) *problem
 	}
 	if ctx.Err() == nil { // else it failed because the client left
 		a.gateway.Logger().Error("management API", "operation", operation, "error", err)
+		if errors.Is(err, oidc.ErrAway) {
+			return errProviderAway
+		}
 		if a.storeIsAway(ctx) {
 			return errStoreAway
 		}
@@ -125,6 +143,12 @@ const pingTimeout = 2 * time.Second
 var errStoreAway = &problem{
 	status:  http.StatusServiceUnavailable,
 	Message: "the database does not answer: try again when it does. Proxy requests go on while leases last",
+}
+
+var errProviderAway = &problem{
+	status:     http.StatusServiceUnavailable,
+	Message:    "the identity provider does not answer as it should: try again later. Operator tokens work without it",
+	retryAfter: 5,
 }
 
 // present rewrites the errors that huma makes, of validation mostly, into

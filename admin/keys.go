@@ -126,7 +126,8 @@ func (a *api) listKeys(ctx context.Context, in *Paging) (*body[list[key]], error
 		return nil, err
 	}
 	org, now := organizationOf(ctx), time.Now()
-	found, err := a.gateway.Store().ListKeys(ctx, org, page)
+	owner, _ := ownOnly(ctx)
+	found, err := a.gateway.Store().ListKeys(ctx, org, billing.KeyFilter{Owner: owner}, page)
 	if err != nil {
 		return nil, listError("keys", err)
 	}
@@ -143,12 +144,14 @@ func (a *api) listKeys(ctx context.Context, in *Paging) (*body[list[key]], error
 
 func (a *api) createKey(ctx context.Context, in *createKeyInput) (*body[createdKey], error) {
 	now := time.Now().UTC().Truncate(timeUnit)
+	owner, _ := ownOnly(ctx)
 	secret := billing.NewSecret()
 	k := billing.Key{
 		ID:              billing.NewID("key", now),
 		OrganizationID:  organizationOf(ctx),
 		Hash:            billing.HashSecret(secret),
 		Prefix:          billing.DisplayPrefix(secret),
+		Owner:           owner,
 		UsageLimitReset: billing.Never,
 		CreatedAt:       now,
 	}
@@ -217,7 +220,7 @@ func (a *api) findKey(ctx context.Context, id string) (billing.Key, error) {
 	if err != nil {
 		return billing.Key{}, fmt.Errorf("reading a key: %w", err)
 	}
-	return k, nil
+	return k, checkOwn(ctx, k)
 }
 
 // changeKey changes the key in the store and for the next request.
@@ -225,7 +228,15 @@ func (a *api) changeKey(ctx context.Context, id string, change func(*billing.Key
 	if !isPlainText(id) {
 		return billing.Key{}, notFound("key")
 	}
-	k, err := a.gateway.Store().UpdateKey(ctx, organizationOf(ctx), id, change)
+	k, err := a.gateway.Store().UpdateKey(ctx, organizationOf(ctx), id, func(k *billing.Key) error {
+		if err := checkOwn(ctx, *k); err != nil {
+			return err
+		}
+		if err := change(k); err != nil {
+			return err
+		}
+		return checkOwn(ctx, *k) // nor give it to another
+	})
 	if errors.Is(err, billing.ErrNotFound) {
 		return billing.Key{}, notFound("key")
 	}

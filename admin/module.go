@@ -107,6 +107,7 @@ func (g *gateway) Flush(ctx context.Context) error { return g.app.Flush(ctx) }
 func (g *gateway) Held(org string) billing.Money   { return g.app.Held(org) }
 func (g *gateway) Purchaser() billing.Purchaser    { return g.app.Purchaser() }
 func (g *gateway) AdminToken() string              { return g.app.AdminToken }
+func (g *gateway) OIDC() *caddymodule.OIDC         { return g.app.OIDC }
 func (g *gateway) Logger() *slog.Logger            { return g.log }
 func (g *gateway) WeekStart() billing.WeekStart    { return g.app.WeekStart }
 

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/danielgtaylor/huma/v2"
 )
 
@@ -20,7 +21,14 @@ const maxBody = 1 << 20
 // after its body was read.
 const bodyTimeout = 30 * time.Second
 
-const tokenScheme = "operatorToken"
+// The ways to show who one is.
+const (
+	tokenScheme         = "operatorToken"
+	bearerScheme        = "bearer"
+	sessionScheme       = "session"
+	plainSessionScheme  = "sessionWithoutTLS"
+	sessionCookieAdvice = " Every POST, PUT, PATCH and DELETE needs the header " + csrfHeader + " with the csrf_token of GET " + sessionPath + "."
+)
 
 // body is the output of an operation whose answer is a T.
 type body[T any] struct {
@@ -41,7 +49,22 @@ func (a *api) config() huma.Config {
 			Components: &huma.Components{
 				Schemas: huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer),
 				SecuritySchemes: map[string]*huma.SecurityScheme{
-					tokenScheme: {Type: "http", Scheme: "bearer", Description: "The admin_token of llm_gateway."},
+					tokenScheme: {
+						Type: "http", Scheme: "bearer",
+						Description: "The admin_token of llm_gateway, or one of /v1/operator-tokens. It acts on any organization.",
+					},
+					bearerScheme: {
+						Type: "http", Scheme: "bearer", BearerFormat: "JWT",
+						Description: "A token of the identity provider of oidc in llm_gateway, for the gateway's audience.",
+					},
+					sessionScheme: {
+						Type: "apiKey", In: "cookie", Name: hostPrefix + sessionCookie,
+						Description: "The cookie of a browser that has logged in at " + loginPath + "." + sessionCookieAdvice,
+					},
+					plainSessionScheme: {
+						Type: "apiKey", In: "cookie", Name: sessionCookie,
+						Description: "The same where the gateway is not on https." + sessionCookieAdvice,
+					},
 				},
 			},
 		},
@@ -54,11 +77,11 @@ func (a *api) config() huma.Config {
 
 // register adds an operation in an organization, for those who may: see access.
 func register[I, O any](a *api, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
-	op.Security = []map[string][]string{{tokenScheme: {}}}
+	describeRoles(&op)
 	op.Parameters = append(op.Parameters, &huma.Param{
 		Name:        organizationHeader,
 		In:          "header",
-		Description: "The organization to act on; `default` if absent.",
+		Description: "The organization to act on. If absent: for an operator, `default`; for others, the one that they are a member of.",
 		Schema:      &huma.Schema{Type: huma.TypeString},
 	})
 	registerOpen(a, op, func(ctx context.Context, in *I) (*O, error) {
@@ -67,6 +90,23 @@ func register[I, O any](a *api, op huma.Operation, handle func(context.Context, 
 		}
 		return handle(ctx, in)
 	})
+}
+
+// registerIdentified adds an operation of a caller who is known, in whatever
+// organizations.
+func registerIdentified[I, O any](a *api, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
+	op.Security = securityOf(everybody)
+	registerOpen(a, op, handle)
+}
+
+// securityOf are the ways for those with one of the roles to show who they are.
+func securityOf(roles []billing.Role) []map[string][]string {
+	ways := []map[string][]string{{tokenScheme: {}}}
+	if len(roles) > 1 {
+		ways = append(ways, map[string][]string{bearerScheme: {}}, map[string][]string{sessionScheme: {}},
+			map[string][]string{plainSessionScheme: {}})
+	}
+	return ways
 }
 
 // registerOpen adds an operation that needs no credential.

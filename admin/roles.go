@@ -1,10 +1,13 @@
 package admin
 
 import (
+	"context"
 	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/danielgtaylor/huma/v2"
 )
 
 // Whom access names.
@@ -16,9 +19,12 @@ var (
 	payers  = []billing.Role{billing.RoleOwner, billing.RoleAdmin, billing.RoleFinance}
 )
 
+// everybody may do what is about themselves.
+var everybody = append([]billing.Role{billing.RoleOperator}, members...)
+
 // access says who but the operator may do what, by operation. What is not
 // listed is the operator's alone. Where a developer may, they may with keys of
-// their own: see own.
+// their own: see ownOnly.
 var access = map[string][]billing.Role{
 	"get-account": members,
 
@@ -45,6 +51,68 @@ var access = map[string][]billing.Role{
 	"get-project":    members,
 	"put-project":    admins,
 	"delete-project": admins,
+}
+
+// rolesOf are those who may do an operation.
+func rolesOf(operation string) []billing.Role {
+	return append([]billing.Role{billing.RoleOperator}, access[operation]...)
+}
+
+// describeRoles documents who may do an operation, for people and for programs.
+func describeRoles(op *huma.Operation) {
+	roles := rolesOf(op.OperationID)
+	op.Security = securityOf(roles)
+	op.Extensions = map[string]any{"x-roles": roles}
+	who := "Roles: " + joinRoles(roles) + "."
+	if slices.Contains(roles, billing.RoleDeveloper) && isOwnOnly[op.OperationID] {
+		who += " A developer: own keys only."
+	}
+	if op.Description != "" {
+		op.Description += "\n\n"
+	}
+	op.Description += who
+}
+
+func joinRoles(roles []billing.Role) string {
+	names := make([]string, len(roles))
+	for i, r := range roles {
+		names[i] = string(r)
+	}
+	return strings.Join(names, ", ")
+}
+
+// isOwnOnly are the operations in which a developer sees and changes own keys
+// alone, and what these have used.
+var isOwnOnly = map[string]bool{
+	"list-keys": true, "get-key": true, "get-key-usage": true, "create-key": true, "update-key": true,
+	"delete-key": true, "revoke-key": true, "rotate-key": true,
+	"get-usage": true, "list-audit": true, "get-audit": true,
+}
+
+// ownOnly is the member whose keys, and what they have used, are all that the
+// caller may see; restricted is false, and there is none, for those who see all
+// of the organization's.
+func ownOnly(ctx context.Context) (memberID string, restricted bool) {
+	c := callerOf(ctx)
+	if c.role != billing.RoleDeveloper {
+		return "", false
+	}
+	return c.member.ID, true
+}
+
+// restrict leaves of the requests those with keys that the caller may see.
+func restrict(ctx context.Context, f *billing.Filter) {
+	if owner, restricted := ownOnly(ctx); restricted {
+		f.Owner = owner
+	}
+}
+
+// checkOwn is the error for a key that the caller may not know of.
+func checkOwn(ctx context.Context, k billing.Key) error {
+	if owner, restricted := ownOnly(ctx); restricted && k.Owner != owner {
+		return notFound("key")
+	}
+	return nil
 }
 
 // allow tells whether the caller may do an operation.

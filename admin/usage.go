@@ -87,6 +87,7 @@ func (a *api) getKeyUsage(ctx context.Context, in *keyUsageInput) (*body[usage],
 }
 
 func (a *api) answerUsage(ctx context.Context, f billing.Filter) (*body[usage], error) {
+	restrict(ctx, &f)
 	t, err := a.gateway.Store().Usage(ctx, organizationOf(ctx), f)
 	if err != nil {
 		return nil, fmt.Errorf("reading usage: %w", err)

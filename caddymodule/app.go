@@ -41,6 +41,10 @@ type App struct {
 	// the configuration is loaded. Empty: nobody is let in.
 	AdminToken string `json:"admin_token,omitempty"`
 
+	// OIDC lets members of organizations in, with bearer tokens and by a login in
+	// a browser. Default: nobody but operators is let in.
+	OIDC *OIDC `json:"oidc,omitempty"`
+
 	// Unpriced says what to do with requests for models, or to endpoints,
 	// that have no price: "refuse" them (default), charge them at the
 	// "ceiling" of the provider's price list, or "record" them at no cost.
@@ -173,7 +177,12 @@ func (a *App) Provision(ctx caddy.Context) error {
 	repl := caddy.NewReplacer()
 	a.AdminToken = repl.ReplaceAll(a.AdminToken, "")
 	if a.AdminToken == "" {
-		a.log.Warn("no admin_token: the management API lets nobody in")
+		a.log.Warn("no admin_token: without an operator token that was made before, nobody runs the management API")
+	}
+	if a.OIDC != nil {
+		if err := a.OIDC.provision(repl); err != nil {
+			return fmt.Errorf("oidc: %w", err)
+		}
 	}
 	if err := a.provisionPrices(); err != nil {
 		return err

@@ -58,6 +58,16 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	        sync interval|always|off
 //	    }
 //	    admin_token <token>
+//	    oidc {
+//	        issuer <url>
+//	        client_id|client_secret <text>
+//	        audience <audience>...
+//	        scopes <scope>...
+//	        email_claim <claim>
+//	        redirect_url|logout_redirect_url <url>
+//	        clock_skew <duration>
+//	        allow_unverified_email
+//	    }
 //	    unpriced refuse|ceiling|record
 //	    discount <percent>
 //	    billing development|stripe {
@@ -122,6 +132,7 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 	"storage":            (*App).parseStorage,
 	"journal":            (*App).parseJournal,
 	"admin_token":        func(a *App, d *caddyfile.Dispenser) error { return oneArg(d, &a.AdminToken) },
+	"oidc":               (*App).parseOIDC,
 	"unpriced":           (*App).parseUnpriced,
 	"discount":           (*App).parseDiscount,
 	"billing":            (*App).parseBilling,

@@ -19,7 +19,7 @@ const (
 	keysPause = 20 * time.Millisecond
 	// keysTimeout bounds how long what reads keys waits for the store.
 	keysTimeout = 5 * time.Second
-	// secretsSweep is how often secrets that have ended are dropped.
+	// secretsSweep is how often secrets and sessions that have ended are dropped.
 	secretsSweep = time.Minute
 )
 
@@ -62,12 +62,17 @@ func (e *engine) followKeys(ctx context.Context) error {
 	return nil
 }
 
-// sweepSecrets drops what rotations of keys leave behind. That it waits as long
-// as replies are kept leaves room for clocks that disagree.
+// sweepSecrets drops what rotations of keys leave behind, and sessions that have
+// ended. That it waits as long as replies are kept leaves room for clocks that
+// disagree.
 func (e *engine) sweepSecrets(ctx context.Context) {
 	each(ctx, secretsSweep, func() {
 		if err := e.store.DropSecrets(ctx, e.now().Add(-billing.ReplyKept)); err != nil && ctx.Err() == nil {
 			e.outageLog.Warn("cannot drop secrets that have ended; they do not work all the same", zap.Error(err))
+		}
+		now := e.now()
+		if err := e.store.DropAccess(ctx, now, now.Add(-billing.SessionIdle)); err != nil && ctx.Err() == nil {
+			e.outageLog.Warn("cannot drop sessions that have ended; they do not work all the same", zap.Error(err))
 		}
 	})
 }

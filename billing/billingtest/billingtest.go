@@ -37,10 +37,12 @@ func Run(t *testing.T, open func(t *testing.T) billing.Store) {
 		run  func(t *testing.T, open Open)
 	}{
 		{"Organizations", testOrganizations},
+		{"Members", testMembers},
 		{"Keys", testKeys},
 		{"Changes", testChanges},
 		{"Rotations", testRotations},
 		{"Projects", testProjects},
+		{"Access", testAccess},
 		{"Leases", testLeases},
 		{"Weeks", testWeeks},
 		{"Quotas", testQuotas},

@@ -1,0 +1,159 @@
+package oidc
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"slices"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	gooidc "github.com/coreos/go-oidc/v3/oidc"
+	jose "github.com/go-jose/go-jose/v4"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+)
+
+const (
+	// maxToken is the size of the largest token that is looked at, in bytes.
+	maxToken = 16 << 10
+	// maxName is how many bytes of a person's name, or of an e-mail address, are
+	// taken.
+	maxName = 320
+	// maxSubject is how long OpenID Connect lets a subject be.
+	maxSubject = 255
+)
+
+// IsToken tells whether a credential has the form of a token: three parts.
+func IsToken(credential string) bool { return strings.Count(credential, ".") == 2 }
+
+// Identify returns who the bearer of a token is. An error is a Refusal, or
+// ErrAway.
+func (p *Provider) Identify(ctx context.Context, raw string) (billing.Identity, error) {
+	token, c, err := p.verify(ctx, raw)
+	if err != nil {
+		return billing.Identity{}, err
+	}
+	if !slices.ContainsFunc(p.config.Audiences, func(a string) bool { return slices.Contains(token.Audience, a) }) {
+		return billing.Identity{}, refuse("the token is for another audience than this gateway")
+	}
+	return p.identity(token.Subject, c)
+}
+
+// verify checks all of a token but its audience.
+func (p *Provider) verify(ctx context.Context, raw string) (*gooidc.IDToken, claims, error) {
+	if err := p.inspect(raw); err != nil {
+		return nil, nil, err
+	}
+	s := &signature{provider: p}
+	supported := make([]string, len(algorithms))
+	for i, a := range algorithms {
+		supported[i] = string(a)
+	}
+	verifier := gooidc.NewVerifier(p.config.Issuer, s, &gooidc.Config{
+		SupportedSigningAlgs: supported,
+		SkipClientIDCheck:    true, // there may be several audiences
+		SkipExpiryCheck:      true, // it knows no clock skew: see checkTimes
+	})
+	token, err := verifier.Verify(ctx, raw)
+	if s.err != nil {
+		return nil, nil, s.err
+	}
+	if err != nil {
+		return nil, nil, refuse("the token is malformed, or of another issuer")
+	}
+	var c claims
+	if err := token.Claims(&c); err != nil {
+		return nil, nil, refuse("the token is malformed")
+	}
+	return token, c, p.checkTimes(c)
+}
+
+// inspect refuses what is not worth a look at its signature, and knows better
+// than that look what is wrong. Nothing that it reads is believed.
+func (p *Provider) inspect(raw string) error {
+	if len(raw) > maxToken {
+		return refuse("the token is larger than 16 KiB")
+	}
+	head, rest, _ := strings.Cut(raw, ".")
+	body, sign, _ := strings.Cut(rest, ".")
+	header, payload := decodePart(head), decodePart(body)
+	if header == nil || payload == nil || strings.Contains(sign, ".") {
+		return refuse("the token is not a signed JWT")
+	}
+	algorithm := header.text("alg")
+	switch {
+	case sign == "" || strings.EqualFold(algorithm, "none"):
+		return refuse("the token is not signed")
+	case !slices.Contains(algorithms, jose.SignatureAlgorithm(algorithm)):
+		return refuse("the token is signed with an algorithm that is not accepted: RS256, PS256, ES256 and EdDSA are")
+	case !isTokenType(header.text("typ")):
+		return refuse("the token is neither an ID token nor an access token")
+	case payload.text("iss") != p.config.Issuer:
+		return refuse("the token is of another issuer than the one configured")
+	}
+	return nil
+}
+
+func decodePart(part string) claims {
+	text, err := base64.RawURLEncoding.DecodeString(part)
+	var c claims
+	if err != nil || json.Unmarshal(text, &c) != nil {
+		return nil
+	}
+	return c
+}
+
+// isTokenType tells tokens from what else a provider signs, such as the notice
+// that somebody has logged out.
+func isTokenType(typ string) bool {
+	switch strings.ToLower(typ) {
+	case "", "jwt", "at+jwt", "application/at+jwt":
+		return true
+	}
+	return false
+}
+
+func (p *Provider) checkTimes(c claims) error {
+	now, skew := float64(p.now().UnixMicro())/1e6, p.config.ClockSkew.Seconds()
+	expires, ok := c.seconds("exp")
+	if !ok {
+		return refuse("the token does not say when it expires")
+	}
+	if now >= expires+skew {
+		return refuse("the token has expired: sign in again")
+	}
+	for _, name := range []string{"nbf", "iat"} {
+		if from, ok := c.seconds(name); ok && from > now+skew {
+			return refuse("the token is not valid yet: are the clocks right?")
+		}
+	}
+	return nil
+}
+
+func (p *Provider) identity(subject string, c claims) (billing.Identity, error) {
+	if subject == "" || len(subject) > maxSubject || !isPlain(subject) {
+		return billing.Identity{}, refuse("the token names no subject")
+	}
+	who := billing.Identity{Issuer: p.config.Issuer, Subject: subject}
+	if name := strings.TrimSpace(c.text("name")); len(name) <= maxName && isPlain(name) {
+		who.Name = name
+	}
+	email := strings.ToLower(strings.TrimSpace(c.text(p.config.EmailClaim)))
+	if len(email) <= maxName && isPlain(email) && strings.Contains(email, "@") && p.verifies(c) {
+		who.Email = email
+	}
+	return who, nil
+}
+
+// verifies tells whether the e-mail address counts. What the provider has
+// verified is the claim email, and no other.
+func (p *Provider) verifies(c claims) bool {
+	return p.config.AllowUnverifiedEmail || p.config.EmailClaim == "email" && c.isTrue("email_verified")
+}
+
+// isPlain tells whether every store can keep a text.
+func isPlain(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
+}
