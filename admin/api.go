@@ -105,7 +105,7 @@ func newSignOn(settings *caddymodule.OIDC) *oidc.Provider {
 		Issuer:               settings.Issuer,
 		ClientID:             settings.ClientID,
 		ClientSecret:         settings.ClientSecret,
-		Audiences:            settings.Audiences,
+		Audiences:            settings.Audience,
 		Scopes:               settings.Scopes,
 		EmailClaim:           settings.EmailClaim,
 		AllowUnverifiedEmail: settings.AllowUnverifiedEmail,

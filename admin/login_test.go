@@ -24,7 +24,7 @@ func signOn(t *testing.T) (*testGateway, *oidctest.Issuer) {
 	g, issuer := newGateway(t), oidctest.New(t)
 	g.oidc = &caddymodule.OIDC{
 		Issuer: issuer.URL, ClientID: oidctest.ClientID, ClientSecret: oidctest.ClientSecret,
-		Audiences: []string{oidctest.ClientID}, Scopes: []string{"openid", "email"}, EmailClaim: "email",
+		Audience: []string{oidctest.ClientID}, Scopes: []string{"openid", "email"}, EmailClaim: "email",
 		ClockSkew: caddy.Duration(time.Minute),
 	}
 	invite(t, g, otherOrg, "ada@example.com", billing.RoleOwner)

@@ -129,6 +129,14 @@ func TestWrongCaddyfileWordsAreErrorsWithTheirLine(t *testing.T) {
 		{"bad number", "default_max_tokens -1", "Caddyfile:3", "not a number above 0"},
 		{"no number", "max_output_tokens 0", "Caddyfile:3", "not a number above 0"},
 		{"unknown sync", "journal x {\nsync sometimes\n}", "Caddyfile:4", `unknown journal sync "sometimes"`},
+		{"oidc without issuer", "oidc {\nclient_id x\n}", "Caddyfile:5", "oidc needs an issuer"},
+		{"oidc without client", "oidc {\nissuer https://x\n}", "Caddyfile:5", "oidc needs a client_id, or an audience"},
+		{"unknown oidc option", "oidc {\nisuer x\n}", "Caddyfile:4", `unrecognized oidc option "isuer": there are allow_unverified_email, audience, `},
+		{"oidc option twice", "oidc {\nissuer x\nissuer y\n}", "Caddyfile:5", `"issuer" is given twice`},
+		{"oidc with an argument", "oidc x", "Caddyfile:3", "argument"},
+		{"audience of nobody", "oidc {\naudience\n}", "Caddyfile:4", "argument"},
+		{"flag with a value", "oidc {\nallow_unverified_email yes\n}", "Caddyfile:4", "argument"},
+		{"clocks far apart", "oidc {\nclock_skew 1h\n}", "Caddyfile:4", "from 1s to 10m"},
 		{"too many arguments", "admin_token a b", "Caddyfile:3", "argument"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -28,9 +28,9 @@ type OIDC struct {
 	// Empty: the gateway is a public client.
 	ClientSecret string `json:"client_secret,omitempty"`
 
-	// Audiences are those of which one must be in `aud` of a bearer token.
+	// Audience lists those of which one must be in `aud` of a bearer token.
 	// Default: the client_id.
-	Audiences []string `json:"audiences,omitempty"`
+	Audience []string `json:"audience,omitempty"`
 
 	// Scopes are asked for at a login. Default: openid, email and profile.
 	Scopes []string `json:"scopes,omitempty"`
@@ -67,12 +67,12 @@ func (o *OIDC) provision(repl *caddy.Replacer) error {
 	for _, text := range []*string{&o.Issuer, &o.ClientID, &o.ClientSecret, &o.RedirectURL, &o.LogoutRedirectURL} {
 		*text = repl.ReplaceAll(*text, "")
 	}
-	o.Audiences = slices.Clone(o.Audiences)
-	for i := range o.Audiences {
-		o.Audiences[i] = repl.ReplaceAll(o.Audiences[i], "")
+	o.Audience = slices.Clone(o.Audience)
+	for i := range o.Audience {
+		o.Audience[i] = repl.ReplaceAll(o.Audience[i], "")
 	}
-	if len(o.Audiences) == 0 && o.ClientID != "" {
-		o.Audiences = []string{o.ClientID}
+	if len(o.Audience) == 0 && o.ClientID != "" {
+		o.Audience = []string{o.ClientID}
 	}
 	if len(o.Scopes) == 0 {
 		o.Scopes = []string{"openid", "email", "profile"}
@@ -99,7 +99,7 @@ func (o *OIDC) validate() error {
 		}
 	}
 	switch {
-	case len(o.Audiences) == 0 || slices.Contains(o.Audiences, ""):
+	case len(o.Audience) == 0 || slices.Contains(o.Audience, ""):
 		return errors.New("client_id or audience is needed, or is empty: is its environment variable set?")
 	case !slices.Contains(o.Scopes, "openid"):
 		return errors.New("scopes: openid is needed")
@@ -156,7 +156,7 @@ var oidcOptions = map[string]func(*OIDC, *caddyfile.Dispenser) error{
 	"issuer":              func(o *OIDC, d *caddyfile.Dispenser) error { return oneArg(d, &o.Issuer) },
 	"client_id":           func(o *OIDC, d *caddyfile.Dispenser) error { return oneArg(d, &o.ClientID) },
 	"client_secret":       func(o *OIDC, d *caddyfile.Dispenser) error { return oneArg(d, &o.ClientSecret) },
-	"audience":            func(o *OIDC, d *caddyfile.Dispenser) error { return someArgs(d, &o.Audiences) },
+	"audience":            func(o *OIDC, d *caddyfile.Dispenser) error { return someArgs(d, &o.Audience) },
 	"scopes":              func(o *OIDC, d *caddyfile.Dispenser) error { return someArgs(d, &o.Scopes) },
 	"email_claim":         func(o *OIDC, d *caddyfile.Dispenser) error { return oneArg(d, &o.EmailClaim) },
 	"redirect_url":        func(o *OIDC, d *caddyfile.Dispenser) error { return oneArg(d, &o.RedirectURL) },
