@@ -271,6 +271,16 @@ func (g *gateway) createKey(t *testing.T, name string, fields map[string]any) cr
 	return k
 }
 
+// invite invites a person to the organization.
+func (g *gateway) invite(t *testing.T, account, role string) (memberID string) {
+	t.Helper()
+	var member struct {
+		ID string `json:"id"`
+	}
+	g.must(t, http.MethodPost, "/v1/members", map[string]string{"email": people[account].Email, "role": role}, &member)
+	return member.ID
+}
+
 func gatewayBinary() string {
 	if path := os.Getenv("GATEWAY_BIN"); path != "" {
 		return path

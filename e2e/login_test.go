@@ -73,7 +73,9 @@ func (p portal) testCookies(t *testing.T) {
 	}
 
 	// Where browsers come by https, they must not send the cookies otherwise.
-	behindTLS := startGateway(t, p.provider.config(config{}, "redirect_url https://gateway.test"+callbackPath))
+	behindTLS := startGateway(t, config{
+		upstream: "http://127.0.0.1:1", extra: p.provider.block("redirect_url https://gateway.test" + callbackPath),
+	})
 	c := newBrowser(t, "sub-olga")
 	c.visit(t, behindTLS.url+"/v1/auth/login")
 	if cookie := c.at(t, "/v1/auth/login").cookie("__Host-" + loginCookie); cookie == nil || !cookie.Secure || !cookie.HttpOnly {

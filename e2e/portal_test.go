@@ -27,34 +27,25 @@ func startPortal(t *testing.T, storage string, c providerConfig) portal {
 	address := freeAddress(t)
 	c.gateway = "http://" + address
 	provider := startIdentityProvider(t, c)
-	g := startGateway(t, provider.config(config{storage: storage, address: address}, ""))
+	g := startGateway(t, config{
+		storage: storage, address: address, upstream: "http://127.0.0.1:1", global: trustedProxy, extra: provider.block(""),
+	})
 	g.must(t, http.MethodPost, "/v1/organizations", map[string]string{"id": acme, "name": "Acme Inc."}, nil)
 	return portal{gateway: g.as(acme), provider: provider}
 }
 
-// config makes a gateway trust the provider, and the proxy that browsers come
-// through.
-func (p *identityProvider) config(c config, options string) config {
-	c.upstream = "http://127.0.0.1:1"
-	c.global = "servers {\n trusted_proxies static 127.0.0.1/32\n }"
-	c.extra = `oidc {
+// trustedProxy makes a gateway believe the proxy that browsers come through.
+const trustedProxy = "servers {\n trusted_proxies static 127.0.0.1/32\n }"
+
+// block is the block of llm_gateway that makes a gateway trust the provider.
+func (p *identityProvider) block(options string) string {
+	return `oidc {
 		issuer ` + p.issuer + `
 		client_id ` + gatewayClient + `
 		client_secret ` + gatewaySecret + `
 		audience ` + gatewayClient + ` ` + gatewayAudience + `
 		` + options + `
 	}`
-	return c
-}
-
-// invite invites a person to acme, as the operator.
-func (p portal) invite(t *testing.T, account, role string) (memberID string) {
-	t.Helper()
-	var member struct {
-		ID string `json:"id"`
-	}
-	p.must(t, http.MethodPost, "/v1/members", map[string]string{"email": people[account].Email, "role": role}, &member)
-	return member.ID
 }
 
 // loginURL is where a browser begins a login that ends at a path.

@@ -1,12 +1,14 @@
 package e2e
 
 import (
+	"crypto/rand"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -23,12 +25,17 @@ func TestReference(t *testing.T) {
 	t.Parallel()
 	sections := readReference(t)
 	onEachStore(t, func(t *testing.T, storage string) {
-		w := newWorld(t, storage, "")
+		provider := startIdentityProvider(t, providerConfig{})
+		w := newWorld(t, storage, provider.block(""))
 		w.buyCredits(t, "large")
-		documented := serve(t, w.watched(t))
+		w.invite(t, "sub-olga", "owner")
+		env := []string{
+			"GATEWAY=" + serve(t, w.watched(t)), "GATEWAY_ADMIN_TOKEN=" + adminToken, "AUTH=Authorization: Bearer " + adminToken,
+			"ID_TOKEN=" + provider.issue(t, gatewayClient, "sub-olga", gatewayAudience).IDToken,
+		}
 		for _, s := range sections {
 			t.Run(s.route, func(t *testing.T) {
-				w.runCommands(t, s.commands, documented)
+				w.runCommands(t, s.commands, env)
 			})
 		}
 	})
@@ -80,20 +87,19 @@ func (g *gateway) watched(t *testing.T) http.Handler {
 
 // runCommands runs commands of the documents in a shell, where what they are
 // about exists.
-func (w *world) runCommands(t *testing.T, commands, gateway string) {
+func (w *world) runCommands(t *testing.T, commands string, env []string) {
 	t.Helper()
-	commands = strings.NewReplacer(w.replacements(t)...).Replace(commands)
+	commands = strings.NewReplacer(w.shortened(t)...).Replace(commands)
 	cmd := exec.CommandContext(t.Context(), "sh", "-euc",
 		`curl() { command curl --silent --show-error --fail-with-body "$@"; }`+"\n"+commands)
 	cmd.Dir = t.TempDir()
-	cmd.Env = append(os.Environ(), "GATEWAY="+gateway, "GATEWAY_ADMIN_TOKEN="+adminToken, "AUTH=Authorization: Bearer "+adminToken)
-	cmd.Env = append(cmd.Env, w.examples(t)...)
+	cmd.Env = slices.Concat(os.Environ(), env, w.examples(t))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v:\n%s\n%s", err, commands, out)
 	}
 }
 
-// examples makes what the variables of the documents' commands stand for.
+// examples makes what the variables of the commands stand for.
 func (w *world) examples(t *testing.T) []string {
 	t.Helper()
 	w.must(t, http.MethodPut, "/v1/projects/search", map[string]any{"max_dollars": "20.00"}, nil)
@@ -101,14 +107,20 @@ func (w *world) examples(t *testing.T) []string {
 	if _, err := w.audit(t.Context(), requestID); err != nil {
 		t.Fatal(err)
 	}
+	var member struct {
+		ID string `json:"id"`
+	}
+	invitation := map[string]string{"email": strings.ToLower(rand.Text()) + "@example.com", "role": "viewer"}
+	w.must(t, http.MethodPost, "/v1/members", invitation, &member)
 	return []string{
 		"KEY_ID=" + w.createKey(t, "example", nil).ID,
 		"REQUEST_ID=" + requestID,
+		"MEMBER_ID=" + member.ID,
 	}
 }
 
-// replacements are pairs of what the commands show shortened and what is there.
-func (w *world) replacements(t *testing.T) []string {
+// shortened are pairs of an id as the commands show it and one that is there.
+func (w *world) shortened(t *testing.T) []string {
 	t.Helper()
 	var nodes list[struct {
 		ID string `json:"id"`
@@ -117,7 +129,11 @@ func (w *world) replacements(t *testing.T) []string {
 	if len(nodes.Data) == 0 {
 		t.Fatal("no nodes")
 	}
-	return []string{"node_5f0c...", nodes.Data[0].ID}
+	var token struct {
+		ID string `json:"id"`
+	}
+	w.must(t, http.MethodPost, "/v1/operator-tokens", map[string]string{"name": "example"}, &token)
+	return []string{"node_5f0c...", nodes.Data[0].ID, "token_...", token.ID}
 }
 
 // hi sends a request that succeeds and returns its id.
