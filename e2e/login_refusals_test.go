@@ -65,7 +65,7 @@ func (p portal) testCallbackRefusals(t *testing.T) {
 		"another state":       {"state", "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef", 400, over},
 		"no state":            {"state", "", 400, over},
 		"another code":        {"code", "a-code-that-was-never-issued", 401, "does not accept the login's code"},
-		"no code":             {"code", "", 401, "does not accept the login's code"},
+		"no code":             {"code", "", 401, "did not log you in: it has sent no code"},
 		"another issuer":      {"iss", "https://evil.test", 401, "another identity provider"},
 		"an error beside all": {"error", "access_denied", 401, "did not log you in: access_denied"},
 	} {

@@ -64,7 +64,7 @@ type identityProvider struct {
 
 // providerConfig is what differs between the providers of this suite.
 type providerConfig struct {
-	// gateway is the URL of the gateway that users log in at.
+	// gateway is the URL of the gateway that users log in at; empty for none.
 	gateway string
 	// claimsApart leaves the e-mail address to the userinfo endpoint.
 	claimsApart bool
@@ -82,12 +82,16 @@ func startIdentityProvider(t *testing.T, c providerConfig) *identityProvider {
 		AuthMethod string   `json:"token_endpoint_auth_method"`
 		Redirects  []string `json:"redirect_uris"`
 	}
+	redirects := []string{appRedirect}
+	if c.gateway != "" {
+		redirects = append(redirects, c.gateway+callbackPath)
+	}
 	// Another host name than the gateway's: to browsers it is another site.
 	p := &identityProvider{issuer: "http://localhost:" + port}
 	env, err := json.Marshal(map[string]any{
 		"issuer": p.issuer, "accounts": people, "stale": staleClient, "claimsApart": c.claimsApart,
 		"clients": []client{
-			{gatewayClient, gatewaySecret, "client_secret_basic", []string{c.gateway + callbackPath, appRedirect}},
+			{gatewayClient, gatewaySecret, "client_secret_basic", redirects},
 			{appClient, "", "none", []string{appRedirect}},
 			{staleClient, "", "none", []string{appRedirect}},
 		},
