@@ -59,7 +59,7 @@ type Gateway interface {
 // nouns are the first path segments under /v1 that belong to this API. The
 // others there, /v1/chat/completions and /v1/models, are proxy routes.
 var nouns = []string{
-	"account", "audit", "auth", "billing", "budget", "flush", "keys", "ledger", "nodes", "openapi.json", "operator-tokens", "projects", "providers", "usage",
+	"account", "audit", "auth", "billing", "budget", "changes", "flush", "keys", "ledger", "nodes", "openapi.json", "operator-tokens", "projects", "providers", "usage",
 }
 
 const openAPIPath = "/v1/openapi.json"
@@ -75,7 +75,7 @@ func Handles(r *http.Request) bool {
 // New returns the management API of a gateway. Every answer is JSON, errors
 // and unknown paths included.
 func New(g Gateway) http.Handler {
-	a := &api{gateway: g, mux: http.NewServeMux(), now: time.Now}
+	a := &api{gateway: g, mux: http.NewServeMux(), guards: make(map[string]guard), now: time.Now}
 	// Many people may have one address.
 	a.wrong = &addressLimit{every: time.Second, burst: 100, now: a.clock}
 	a.logins = &addressLimit{every: 2 * time.Second, burst: 30, now: a.clock}
@@ -87,6 +87,7 @@ func New(g Gateway) http.Handler {
 	a.registerKeys()
 	a.registerUsage()
 	a.registerAudit()
+	a.registerChanges()
 	a.registerBilling()
 	a.registerBudget()
 	a.registerProjects()
@@ -118,6 +119,7 @@ type api struct {
 	gateway Gateway
 	huma    huma.API
 	mux     *http.ServeMux
+	guards  map[string]guard // by the mux's patterns
 	// oidc is the identity provider; nil without single sign-on.
 	oidc *oidc.Provider
 	// wrong limits credentials that are wrong, and logins those that are begun or
@@ -136,23 +138,24 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	ctx, err := a.authorize(w, r)
 	if err == nil {
-		err = a.findRoute(w, r)
+		err = a.findRoute(w, r, callerOf(ctx))
 	}
 	if err != nil {
 		a.fail(w, r, err)
 		return
 	}
-	a.mux.ServeHTTP(w, r.WithContext(ctx))
+	a.mux.ServeHTTP(w, r.WithContext(withConditions(ctx, r.Header)))
 }
 
-// findRoute tells whether there is an operation for the request, so that the
-// mux never answers on its own, in plain text or with a redirect.
-func (a *api) findRoute(w http.ResponseWriter, r *http.Request) error {
+// findRoute tells whether there is an operation for the request that the caller
+// may do, so that the mux never answers on its own, in plain text or with a
+// redirect.
+func (a *api) findRoute(w http.ResponseWriter, r *http.Request, c caller) error {
 	if path.Clean(r.URL.Path) != r.URL.Path {
 		return errNoRoute
 	}
 	if _, pattern := a.mux.Handler(r); pattern != "" {
-		return nil
+		return a.guards[pattern](c)
 	}
 	var allowed []string
 	probe := *r

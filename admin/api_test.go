@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/caddy-llm-gateway/gateway/admin/oidc/oidctest"
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/sqlite"
 	"github.com/caddy-llm-gateway/gateway/caddymodule"
@@ -34,6 +35,7 @@ type testGateway struct {
 	path      string // the store's file
 	token     string
 	oidc      *caddymodule.OIDC
+	issuer    *oidctest.Issuer // of signOn
 	packages  []billing.Package
 	purchaser billing.Purchaser
 	held      map[string]billing.Money
@@ -140,14 +142,15 @@ func newGateway(t testing.TB) *testGateway {
 // client calls the API of a gateway. Each answer must be as the OpenAPI
 // document says.
 type client struct {
-	t      *testing.T
-	api    http.Handler
-	header http.Header
+	t       *testing.T
+	api     http.Handler
+	header  http.Header
+	context context.Context //nolint:containedctx // of each request
 }
 
 func newClient(t *testing.T, g *testGateway) client {
 	t.Helper()
-	return client{t: t, api: New(g), header: http.Header{"Authorization": {"Bearer " + testToken}}}
+	return client{t: t, api: New(g), context: t.Context(), header: http.Header{"Authorization": {"Bearer " + testToken}}}
 }
 
 // with returns a client that also sends a header.
@@ -165,7 +168,7 @@ type answer struct {
 
 func (c client) do(method, target, requestBody string) answer {
 	c.t.Helper()
-	r := httptest.NewRequestWithContext(c.t.Context(), method, target, strings.NewReader(requestBody))
+	r := httptest.NewRequestWithContext(c.context, method, target, strings.NewReader(requestBody))
 	r.Header = c.header.Clone()
 	if requestBody != "" && r.Header.Get("Content-Type") == "" {
 		r.Header.Set("Content-Type", "application/json")
@@ -185,7 +188,7 @@ func (c client) checkForm(r *http.Request, requestBody string, a answer) {
 			c.t.Errorf("%s %s: %s is %q, want %q", r.Method, r.URL, name, got, want)
 		}
 	}
-	if a.status == http.StatusNoContent || a.status == http.StatusFound {
+	if a.status == http.StatusNoContent || a.status == http.StatusFound || a.status == http.StatusNotModified {
 		if a.body != "" {
 			c.t.Errorf("%s %s: %d with a body: %s", r.Method, r.URL, a.status, a.body)
 		}

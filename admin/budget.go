@@ -96,23 +96,28 @@ type putBudgetInput struct {
 
 func (a *api) registerBudget() {
 	tags := []string{"Budget"}
-	register(a, huma.Operation{
+	registerTagged(a, huma.Operation{
 		OperationID: "get-budget", Method: http.MethodGet, Path: "/v1/budget", Tags: tags,
 		Summary: "The organization's budget and what is spent of it",
 	}, a.getBudget)
-	register(a, huma.Operation{
+	registerTagged(a, ifMatch(huma.Operation{
 		OperationID: "put-budget", Method: http.MethodPut, Path: "/v1/budget", Tags: tags,
 		Summary:     "Set the organization's budget",
 		Description: "A field that is absent stays as it is, null sets its default.",
-	}, a.putBudget)
+	}), a.putBudget)
 }
 
-func (a *api) getBudget(ctx context.Context, _ *struct{}) (*body[budget], error) {
+func (a *api) getBudget(ctx context.Context, _ *struct{}) (*tagged[budget], error) {
 	return a.answerBudget(ctx, callerOf(ctx).account.Organization)
 }
 
-func (a *api) putBudget(ctx context.Context, in *putBudgetInput) (*body[budget], error) {
-	org, err := a.gateway.Store().UpdateOrganization(ctx, organizationOf(ctx), in.Body.apply)
+func (a *api) putBudget(ctx context.Context, in *putBudgetInput) (*tagged[budget], error) {
+	org, err := a.gateway.Store().UpdateOrganization(ctx, organizationOf(ctx), func(o *billing.Organization) error {
+		if err := checkMatch(ctx, budgetTag(*o)); err != nil {
+			return err
+		}
+		return in.Body.apply(o)
+	})
 	if err != nil {
 		return nil, fmt.Errorf("changing a budget: %w", err)
 	}
@@ -135,7 +140,7 @@ func (p putBudget) apply(org *billing.Organization) error {
 	return f.err()
 }
 
-func (a *api) answerBudget(ctx context.Context, org billing.Organization) (*body[budget], error) {
+func (a *api) answerBudget(ctx context.Context, org billing.Organization) (*tagged[budget], error) {
 	period, week := org.BudgetPeriod, a.weekStart(org)
 	if period == "" {
 		period = billing.Never
@@ -159,5 +164,5 @@ func (a *api) answerBudget(ctx context.Context, org billing.Organization) (*body
 		b.Hold = string(holdStrict)
 	}
 	b.PeriodStart, b.PeriodEnd = periodBounds(current)
-	return &body[budget]{b}, nil
+	return &tagged[budget]{budgetTag(org), b}, nil
 }

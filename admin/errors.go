@@ -31,6 +31,8 @@ type problem struct {
 	Details []problemDetail `json:"details,omitempty" nullable:"false" doc:"Each fault in the input."`
 	// retryAfter is in how many seconds it may be better; 0 for who knows.
 	retryAfter int64
+	// tag is the version that the caller has already; "" but for notModified.
+	tag string
 }
 
 type problemDetail struct {
@@ -43,10 +45,13 @@ func (p *problem) GetStatus() int { return p.status }
 
 // GetHeaders returns the headers that belong to the error.
 func (p *problem) GetHeaders() http.Header {
-	if p.retryAfter == 0 {
-		return nil
+	switch {
+	case p.tag != "":
+		return http.Header{"Etag": {p.tag}}
+	case p.retryAfter > 0:
+		return http.Header{"Retry-After": {strconv.FormatInt(p.retryAfter, 10)}}
 	}
-	return http.Header{"Retry-After": {strconv.FormatInt(p.retryAfter, 10)}}
+	return nil
 }
 
 var (
@@ -62,6 +67,23 @@ func unauthorized(message string) error {
 // whether or not another one has it.
 func notFound(noun string) error {
 	return &problem{status: http.StatusNotFound, Message: "no such " + noun + ": check the id"}
+}
+
+// notModified is the answer for a caller who has the version of this tag. It is
+// no error and has no body.
+func notModified(tag string) error {
+	return &problem{status: http.StatusNotModified, tag: tag}
+}
+
+var errChanged = &problem{
+	status: http.StatusPreconditionFailed,
+	Message: "somebody has changed it since you read it, and nothing was changed now: " +
+		"read it again, and repeat your change with the new ETag as If-Match",
+}
+
+var errNotOperator = &problem{
+	status:  http.StatusForbidden,
+	Message: "only operators see changes of the gateway itself: leave out scope",
 }
 
 var errNoProject = &problem{

@@ -93,30 +93,30 @@ func (a *api) registerKeys() {
 		OperationID: "list-keys", Method: http.MethodGet, Path: "/v1/keys", Tags: tags,
 		Summary: "Proxy keys, newest first",
 	}, a.listKeys)
-	register(a, huma.Operation{
+	registerTagged(a, huma.Operation{
 		OperationID: "create-key", Method: http.MethodPost, Path: "/v1/keys", Tags: tags,
 		Summary: "Create a proxy key", DefaultStatus: http.StatusCreated,
 	}, a.createKey)
-	register(a, huma.Operation{
+	registerTagged(a, huma.Operation{
 		OperationID: "get-key", Method: http.MethodGet, Path: "/v1/keys/{id}", Tags: tags,
 		Summary: "One proxy key",
 	}, a.getKey)
-	register(a, huma.Operation{
+	registerTagged(a, ifMatch(huma.Operation{
 		OperationID: "update-key", Method: http.MethodPatch, Path: "/v1/keys/{id}", Tags: tags,
 		Summary: "Change a proxy key",
 		Description: "A field that is absent stays as it is, null clears it. A revoked key cannot be changed. " +
 			"The next request on this node sees the change, other nodes see it within one second.",
-	}, a.updateKey)
-	register(a, huma.Operation{
+	}), a.updateKey)
+	register(a, ifMatch(huma.Operation{
 		OperationID: "delete-key", Method: http.MethodDelete, Path: "/v1/keys/{id}", Tags: tags,
 		Summary:     "Revoke a proxy key",
 		Description: "The key itself stays, for the history of what was spent with it.",
-	}, a.deleteKey)
-	register(a, huma.Operation{
+	}), a.deleteKey)
+	registerTagged(a, ifMatch(huma.Operation{
 		OperationID: "revoke-key", Method: http.MethodPost, Path: "/v1/keys/{id}/revoke", Tags: tags,
 		Summary:     "Revoke a proxy key",
 		Description: "This cannot be undone, and ends all of the key's secrets. Revoking a revoked key changes nothing.",
-	}, a.revokeKey)
+	}), a.revokeKey)
 	a.registerRotation(tags)
 }
 
@@ -142,7 +142,7 @@ func (a *api) listKeys(ctx context.Context, in *Paging) (*body[list[key]], error
 	}}, nil
 }
 
-func (a *api) createKey(ctx context.Context, in *createKeyInput) (*body[createdKey], error) {
+func (a *api) createKey(ctx context.Context, in *createKeyInput) (*tagged[createdKey], error) {
 	now := time.Now().UTC().Truncate(timeUnit)
 	owner, _ := ownOnly(ctx)
 	secret := billing.NewSecret()
@@ -162,10 +162,10 @@ func (a *api) createKey(ctx context.Context, in *createKeyInput) (*body[createdK
 		return nil, fmt.Errorf("creating a key: %w", err)
 	}
 	a.gateway.KeyChanged(k)
-	return &body[createdKey]{createdKey{Key: secret, ID: k.ID, ProxyKey: newKey(k, 0, now)}}, nil
+	return &tagged[createdKey]{keyTag(k), createdKey{Key: secret, ID: k.ID, ProxyKey: newKey(k, 0, now)}}, nil
 }
 
-func (a *api) getKey(ctx context.Context, in *keyInput) (*body[key], error) {
+func (a *api) getKey(ctx context.Context, in *keyInput) (*tagged[key], error) {
 	k, err := a.findKey(ctx, in.ID)
 	if err != nil {
 		return nil, err
@@ -173,7 +173,7 @@ func (a *api) getKey(ctx context.Context, in *keyInput) (*body[key], error) {
 	return a.answerKey(ctx, k)
 }
 
-func (a *api) updateKey(ctx context.Context, in *updateKeyInput) (*body[key], error) {
+func (a *api) updateKey(ctx context.Context, in *updateKeyInput) (*tagged[key], error) {
 	k, err := a.changeKey(ctx, in.ID, func(k *billing.Key) error {
 		if !k.RevokedAt.IsZero() {
 			return billing.ErrRevoked
@@ -193,7 +193,7 @@ func (a *api) deleteKey(ctx context.Context, in *keyInput) (*struct{}, error) {
 	return nil, nil
 }
 
-func (a *api) revokeKey(ctx context.Context, in *keyInput) (*body[key], error) {
+func (a *api) revokeKey(ctx context.Context, in *keyInput) (*tagged[key], error) {
 	k, err := a.changeKey(ctx, in.ID, revoke)
 	if err != nil {
 		return nil, err
@@ -223,13 +223,17 @@ func (a *api) findKey(ctx context.Context, id string) (billing.Key, error) {
 	return k, checkOwn(ctx, k)
 }
 
-// changeKey changes the key in the store and for the next request.
+// changeKey changes the key in the store and for the next request, if it is the
+// version that the caller has read.
 func (a *api) changeKey(ctx context.Context, id string, change func(*billing.Key) error) (billing.Key, error) {
 	if !isPlainText(id) {
 		return billing.Key{}, notFound("key")
 	}
 	k, err := a.gateway.Store().UpdateKey(ctx, organizationOf(ctx), id, func(k *billing.Key) error {
 		if err := checkOwn(ctx, *k); err != nil {
+			return err
+		}
+		if err := checkMatch(ctx, keyTag(*k)); err != nil {
 			return err
 		}
 		if err := change(k); err != nil {
@@ -247,11 +251,11 @@ func (a *api) changeKey(ctx context.Context, id string, change func(*billing.Key
 	return k, nil
 }
 
-func (a *api) answerKey(ctx context.Context, k billing.Key) (*body[key], error) {
+func (a *api) answerKey(ctx context.Context, k billing.Key) (*tagged[key], error) {
 	now := time.Now()
 	spend, err := a.keySpend(ctx, []billing.Key{k}, now)
 	if err != nil {
 		return nil, err
 	}
-	return &body[key]{newKey(k, spend[k.ID], now)}, nil
+	return &tagged[key]{keyTag(k), newKey(k, spend[k.ID], now)}, nil
 }

@@ -22,6 +22,7 @@ import (
 func signOn(t *testing.T) (*testGateway, *oidctest.Issuer) {
 	t.Helper()
 	g, issuer := newGateway(t), oidctest.New(t)
+	g.issuer = issuer
 	g.oidc = &caddymodule.OIDC{
 		Issuer: issuer.URL, ClientID: oidctest.ClientID, ClientSecret: oidctest.ClientSecret,
 		Audience: []string{oidctest.ClientID}, Scopes: []string{"openid", "email"}, EmailClaim: "email",

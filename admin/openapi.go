@@ -84,12 +84,7 @@ func register[I, O any](a *api, op huma.Operation, handle func(context.Context, 
 		Description: "The organization to act on. If absent: for an operator, `default`; for others, the one that they are a member of.",
 		Schema:      &huma.Schema{Type: huma.TypeString},
 	})
-	registerOpen(a, op, func(ctx context.Context, in *I) (*O, error) {
-		if err := allow(callerOf(ctx), op.OperationID); err != nil {
-			return nil, err
-		}
-		return handle(ctx, in)
-	})
+	registerGuarded(a, op, func(c caller) error { return allow(c, op.OperationID) }, handle)
 }
 
 // registerIdentified adds an operation of a caller who is known, in whatever
@@ -98,6 +93,15 @@ func registerIdentified[I, O any](a *api, op huma.Operation, handle func(context
 	op.Security = securityOf(everybody)
 	registerOpen(a, op, handle)
 }
+
+// registerOpen adds an operation that needs no role.
+func registerOpen[I, O any](a *api, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
+	registerGuarded(a, op, func(caller) error { return nil }, handle)
+}
+
+// guard tells whether the caller may do an operation. It is asked before
+// anything of the request is read.
+type guard func(caller) error
 
 // securityOf are the ways for those with one of the roles to show who they are.
 func securityOf(roles []billing.Role) []map[string][]string {
@@ -109,8 +113,8 @@ func securityOf(roles []billing.Role) []map[string][]string {
 	return ways
 }
 
-// registerOpen adds an operation that needs no credential.
-func registerOpen[I, O any](a *api, op huma.Operation, handle func(context.Context, *I) (*O, error)) {
+func registerGuarded[I, O any](a *api, op huma.Operation, g guard, handle func(context.Context, *I) (*O, error)) {
+	a.guards[op.Method+" "+op.Path] = g
 	op.BodyReadTimeout = bodyTimeout
 	op.MaxBodyBytes = maxBody + 1 // huma refuses a body of just this size
 	if op.Responses == nil {

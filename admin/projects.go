@@ -39,20 +39,20 @@ func (a *api) registerProjects() {
 		OperationID: "list-projects", Method: http.MethodGet, Path: "/v1/projects", Tags: tags,
 		Summary: "Projects with a budget, by name",
 	}, a.listProjects)
-	register(a, huma.Operation{
+	registerTagged(a, huma.Operation{
 		OperationID: "get-project", Method: http.MethodGet, Path: "/v1/projects/{name}", Tags: tags,
 		Summary: "A project's budget and what is spent of it",
 	}, a.getProject)
-	register(a, huma.Operation{
+	registerTagged(a, ifMatch(huma.Operation{
 		OperationID: "put-project", Method: http.MethodPut, Path: "/v1/projects/{name}", Tags: tags,
 		Summary:     "Set a project's budget",
 		Description: "A field that is absent stays as it is, null sets its default. What the project's keys have spent before counts.",
-	}, a.putProject)
-	register(a, huma.Operation{
+	}), a.putProject)
+	register(a, ifMatch(huma.Operation{
 		OperationID: "delete-project", Method: http.MethodDelete, Path: "/v1/projects/{name}", Tags: tags,
 		Summary:     "Remove a project's budget",
 		Description: "Its keys keep the name, and what they spend is still summed up under it.",
-	}, a.deleteProject)
+	}), a.deleteProject)
 }
 
 func (a *api) listProjects(ctx context.Context, in *Paging) (*body[list[project]], error) {
@@ -72,7 +72,7 @@ func (a *api) listProjects(ctx context.Context, in *Paging) (*body[list[project]
 	return &body[list[project]]{list[project]{Data: data, NextCursor: next}}, nil
 }
 
-func (a *api) getProject(ctx context.Context, in *projectInput) (*body[project], error) {
+func (a *api) getProject(ctx context.Context, in *projectInput) (*tagged[project], error) {
 	if !projectName.MatchString(in.Name) {
 		return nil, errNoProject
 	}
@@ -86,13 +86,16 @@ func (a *api) getProject(ctx context.Context, in *projectInput) (*body[project],
 	return a.answerProject(ctx, p)
 }
 
-func (a *api) putProject(ctx context.Context, in *putProjectInput) (*body[project], error) {
+func (a *api) putProject(ctx context.Context, in *putProjectInput) (*tagged[project], error) {
 	var f faults
 	if !projectName.MatchString(in.Name) {
 		f.add("path.name", "expected what keys can have as their project: 1 to 64 letters, digits, '.', '_' and '-'")
 		return nil, f.err()
 	}
 	p, err := a.gateway.Store().PutProject(ctx, organizationOf(ctx), in.Name, func(p *billing.Project) error {
+		if err := checkMatch(ctx, projectTag(*p)); err != nil {
+			return err
+		}
 		in.Body.apply(&f, budgetFields{&p.Budget, &p.BudgetSoft, &p.BudgetPeriod})
 		return f.err()
 	})
@@ -108,7 +111,9 @@ func (a *api) deleteProject(ctx context.Context, in *projectInput) (*struct{}, e
 		return nil, errNoProject
 	}
 	org := organizationOf(ctx)
-	err := a.gateway.Store().DeleteProject(ctx, org, in.Name)
+	err := a.gateway.Store().DeleteProject(ctx, org, in.Name, func(p billing.Project) error {
+		return checkMatch(ctx, projectTag(p))
+	})
 	if errors.Is(err, billing.ErrNotFound) {
 		return nil, errNoProject
 	}
@@ -122,12 +127,12 @@ func (a *api) deleteProject(ctx context.Context, in *projectInput) (*struct{}, e
 // projectName is what the field project of keys may be.
 var projectName = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 
-func (a *api) answerProject(ctx context.Context, p billing.Project) (*body[project], error) {
+func (a *api) answerProject(ctx context.Context, p billing.Project) (*tagged[project], error) {
 	data, err := a.projects(ctx, []billing.Project{p})
 	if err != nil {
 		return nil, err
 	}
-	return &body[project]{data[0]}, nil
+	return &tagged[project]{projectTag(p), data[0]}, nil
 }
 
 // projects are the answers for projects of the caller's organization.

@@ -41,6 +41,8 @@ var access = map[string][]billing.Role{
 	"list-audit": members,
 	"get-audit":  members,
 
+	"list-changes": admins,
+
 	"list-packages":     readers,
 	"list-transactions": readers,
 	"purchase-package":  payers,

@@ -59,18 +59,19 @@ func (in *rotateKeyInput) overlap() time.Duration {
 // rotatedKey is a createdKey in JSON.
 type rotatedKey struct {
 	ContentType string `header:"Content-Type" hidden:"true"`
+	ETag        string `header:"ETag" doc:"The key's new version."`
 	Body        []byte
 }
 
 func (a *api) registerRotation(tags []string) {
-	register(a, huma.Operation{
+	register(a, ifMatch(huma.Operation{
 		OperationID: "rotate-key", Method: http.MethodPost, Path: "/v1/keys/{id}/rotate", Tags: tags,
 		Summary: "Give a proxy key another secret",
 		Description: "The key stays the same but for its secret and prefix. The secret that is replaced goes on working for " +
 			"overlap_seconds, then it is an invalid proxy key. With an Idempotency-Key, the answer is kept for an hour, " +
 			"or until the next rotation, encrypted under that key together with your credential.",
 		Responses: map[string]*huma.Response{"200": response[createdKey](a, "OK")},
-	}, a.rotateKey)
+	}), a.rotateKey)
 }
 
 // errIdempotencyKeyInUse does not tell whether the caller or another one has
@@ -97,6 +98,7 @@ func (a *api) rotateKey(ctx context.Context, in *rotateKeyInput) (*rotatedKey, e
 	secret := billing.NewSecret()
 	r := billing.Rotation{
 		Hash: billing.HashSecret(secret), Prefix: billing.DisplayPrefix(secret), At: now, Overlap: in.overlap(),
+		Check: func(k billing.Key) error { return checkMatch(ctx, keyTag(k)) },
 	}
 	answer := func(k billing.Key) ([]byte, error) {
 		var b bytes.Buffer
@@ -107,7 +109,8 @@ func (a *api) rotateKey(ctx context.Context, in *rotateKeyInput) (*rotatedKey, e
 		if k, _, err = a.changeSecret(ctx, k, r); err != nil {
 			return nil, err
 		}
-		return answerRotation(answer(k))
+		text, err := answer(k)
+		return answerRotation(k, text, err)
 	}
 	seal, err := newReplySeal(in.IdempotencyKey, callerOf(ctx).credential, k)
 	if err != nil {
@@ -118,11 +121,12 @@ func (a *api) rotateKey(ctx context.Context, in *rotateKeyInput) (*rotatedKey, e
 		Request: sha256.Sum256([]byte("overlap " + r.Overlap.String())),
 		Reply:   seal.sealing(answer),
 	}
-	_, sealed, err := a.changeSecret(ctx, k, r)
+	k, sealed, err := a.changeSecret(ctx, k, r)
 	if err != nil {
 		return nil, err
 	}
-	return answerRotation(seal.open(sealed))
+	text, err := seal.open(sealed)
+	return answerRotation(k, text, err)
 }
 
 // changeSecret rotates the key in the store and for the next request.
@@ -138,11 +142,11 @@ func (a *api) changeSecret(ctx context.Context, k billing.Key, r billing.Rotatio
 	return rotated, reply, nil
 }
 
-func answerRotation(text []byte, err error) (*rotatedKey, error) {
+func answerRotation(k billing.Key, text []byte, err error) (*rotatedKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("answering a rotation: %w", err)
 	}
-	return &rotatedKey{ContentType: "application/json", Body: text}, nil
+	return &rotatedKey{ContentType: "application/json", ETag: keyTag(k), Body: text}, nil
 }
 
 // replySeal encrypts the reply to a rotation, which holds a secret, under what

@@ -83,9 +83,10 @@ type Members interface {
 	// Only name and role change. ErrLastOwner says that the organization would lose
 	// its last owner who has joined.
 	UpdateMember(ctx context.Context, org, id string, change func(*Member) error) (Member, error)
-	// DeleteMember removes a member, or is ErrNotFound or ErrLastOwner. The keys
-	// they own stay.
-	DeleteMember(ctx context.Context, org, id string) error
+	// DeleteMember removes a member, or is ErrNotFound or ErrLastOwner; an error
+	// from check, in the same transaction, is returned and nothing is removed. The
+	// keys they own stay.
+	DeleteMember(ctx context.Context, org, id string, check func(Member) error) error
 	// Memberships returns the members that an identity is, by organization.
 	// Invitations to its e-mail address are accepted first, as of the given time,
 	// but for those to organizations that it is a member of: each member is one

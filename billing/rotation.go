@@ -26,6 +26,9 @@ type Rotation struct {
 	// from before that keep their own ends. Without an overlap all of them end
 	// at once.
 	Overlap time.Duration
+	// Check refuses the rotation of the key as it is then, by its error; nil
+	// accepts. What was rotated before and is answered again is not checked.
+	Check func(Key) error
 	// Retry makes the rotation once however often it is asked for; nil for a
 	// rotation that is always another one.
 	Retry *Retry

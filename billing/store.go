@@ -18,6 +18,7 @@ type Store interface {
 	Quotas
 	Nodes
 	Ledger
+	ChangeLog
 	Reports
 	Access
 	// Identity names the database: a random id, made with its schema and never
@@ -56,14 +57,16 @@ type Projects interface {
 	ListProjects(ctx context.Context, org string, page Page) ([]Project, error)
 	// Project returns a project, or ErrNotFound.
 	Project(ctx context.Context, org, name string) (Project, error)
-	// PutProject reads the project, or makes one of this name, lets change alter
-	// it, and writes it, all in one transaction; an error from change is returned
-	// and nothing is written. Organization, name and creation time do not change.
+	// PutProject reads the project, or makes one of this name, which has no
+	// creation time yet, lets change alter it, and writes it, all in one
+	// transaction; an error from change is returned and nothing is written.
+	// Organization, name and creation time do not change.
 	// An organization that does not exist is ErrNotFound.
 	PutProject(ctx context.Context, org, name string, change func(*Project) error) (Project, error)
-	// DeleteProject removes a project's settings, or is ErrNotFound. What is spent
-	// of it stays in the books, and keys go on to name it.
-	DeleteProject(ctx context.Context, org, name string) error
+	// DeleteProject removes a project's settings, or is ErrNotFound; an error from
+	// check, in the same transaction, is returned and nothing is removed. What is
+	// spent of it stays in the books, and keys go on to name it.
+	DeleteProject(ctx context.Context, org, name string, check func(Project) error) error
 }
 
 // Keys are the proxy keys. Whatever decides what a key may do, of the key itself,

@@ -49,6 +49,7 @@ func Run(t *testing.T, open func(t *testing.T) billing.Store) {
 		{"Nodes", testNodes},
 		{"Post", testPost},
 		{"Append", testAppend},
+		{"ChangeLog", testChangeLog},
 		{"Reports", testReports},
 		{"Restart", testRestart},
 		{"Identity", testIdentity},

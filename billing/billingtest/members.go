@@ -85,6 +85,10 @@ func identity(subject, email string) billing.Identity {
 	return billing.Identity{Issuer: "https://issuer", Subject: subject, Email: email, Name: "Name of " + subject}
 }
 
+func deleteMember(t *testing.T, s billing.Store, org, id string) error {
+	return s.DeleteMember(t.Context(), org, id, func(billing.Member) error { return nil })
+}
+
 func keepsMembers(t *testing.T, s billing.Store) {
 	for i, role := range billing.Roles {
 		for _, want := range []billing.Member{
@@ -204,10 +208,15 @@ func deletesMembers(t *testing.T, s billing.Store) {
 	k := newKey("key_of_1", org, nil, "")
 	k.Owner = "mem_1"
 	check(t, s.CreateKey(t.Context(), k))
-	check(t, s.DeleteMember(t.Context(), org, "mem_1"))
+	refusal := errors.New("no")
+	equal(t, "error of check", s.DeleteMember(t.Context(), org, "mem_1", func(m billing.Member) error {
+		equal(t, "member before", m, joined("mem_1", org, billing.RoleDeveloper))
+		return refusal
+	}), refusal)
+	check(t, deleteMember(t, s, org, "mem_1"))
 	_, err := s.Member(t.Context(), org, "mem_1")
 	equal(t, "error after", err, billing.ErrNotFound)
-	equal(t, "error of another deletion", s.DeleteMember(t.Context(), org, "mem_1"), billing.ErrNotFound)
+	equal(t, "error of another deletion", deleteMember(t, s, org, "mem_1"), billing.ErrNotFound)
 	equal(t, "memberships", memberships(t, s, identity("subject of mem_1", "mem_1@example.com")), nil)
 	got, err := s.Key(t.Context(), org, k.ID)
 	check(t, err)
@@ -223,7 +232,7 @@ func keepsMembersApart(t *testing.T, s billing.Store) {
 		equal(t, "error of a read", err, billing.ErrNotFound)
 		_, err = s.UpdateMember(t.Context(), in, "mem_1", same)
 		equal(t, "error of a change", err, billing.ErrNotFound)
-		equal(t, "error of a deletion", s.DeleteMember(t.Context(), in, "mem_1"), billing.ErrNotFound)
+		equal(t, "error of a deletion", deleteMember(t, s, in, "mem_1"), billing.ErrNotFound)
 	}
 	members, err := s.ListMembers(t.Context(), org, billing.MemberFilter{}, billing.Page{})
 	check(t, err)
@@ -325,19 +334,19 @@ func keepsLastOwner(t *testing.T, s billing.Store) {
 	}
 	_, err := s.UpdateMember(t.Context(), org, "mem_1", role(billing.RoleAdmin))
 	equal(t, "error of a demotion", err, billing.ErrLastOwner)
-	equal(t, "error of a removal", s.DeleteMember(t.Context(), org, "mem_1"), billing.ErrLastOwner)
+	equal(t, "error of a removal", deleteMember(t, s, org, "mem_1"), billing.ErrLastOwner)
 	equal(t, "owner", member(t, s, org, "mem_1"), joined("mem_1", org, billing.RoleOwner))
 	_, err = s.UpdateMember(t.Context(), org, "mem_1", func(m *billing.Member) error { m.Name = "New"; return nil })
 	check(t, err)
 
 	// An owner who has not joined is none, and may go.
-	check(t, s.DeleteMember(t.Context(), org, "mem_3"))
+	check(t, deleteMember(t, s, org, "mem_3"))
 	_, err = s.UpdateMember(t.Context(), org, "mem_2", role(billing.RoleOwner))
 	check(t, err)
 	_, err = s.UpdateMember(t.Context(), org, "mem_1", role(billing.RoleViewer))
 	check(t, err)
-	check(t, s.DeleteMember(t.Context(), org, "mem_1"))
-	equal(t, "error of a removal", s.DeleteMember(t.Context(), org, "mem_2"), billing.ErrLastOwner)
+	check(t, deleteMember(t, s, org, "mem_1"))
+	equal(t, "error of a removal", deleteMember(t, s, org, "mem_2"), billing.ErrLastOwner)
 }
 
 func acceptsOnce(t *testing.T, stores [nodes]billing.Store) {
@@ -394,7 +403,7 @@ func leavesOneOwner(t *testing.T, stores [nodes]billing.Store) {
 		id := fmt.Sprintf("mem_%d", worker)
 		var err error
 		if worker%2 == 0 {
-			err = stores[n].DeleteMember(t.Context(), org, id)
+			err = deleteMember(t, stores[n], org, id)
 		} else {
 			_, err = stores[n].UpdateMember(t.Context(), org, id, func(m *billing.Member) error { m.Role = billing.RoleViewer; return nil })
 		}

@@ -335,7 +335,7 @@ func (m *model) setProject() string {
 	o, name := pick(m.random, []string{org, other}), pick(m.random, modelProjects)
 	if _, known := m.limits[o+"/"+name]; known && m.random.IntN(3) == 0 {
 		delete(m.limits, o+"/"+name)
-		check(m.t, m.store.DeleteProject(m.t.Context(), o, name))
+		check(m.t, m.store.DeleteProject(m.t.Context(), o, name, anyProject))
 		return "no more project " + name
 	}
 	l := m.newLimit()

@@ -38,6 +38,9 @@ func putProject(t *testing.T, s billing.Store, name string, limit *billing.Money
 	return put
 }
 
+// anyProject lets a project be deleted.
+func anyProject(billing.Project) error { return nil }
+
 func keepsProjects(t *testing.T, s billing.Store) {
 	_, err := s.Project(t.Context(), org, "search")
 	equal(t, "error before", err, billing.ErrNotFound)
@@ -59,10 +62,19 @@ func keepsProjects(t *testing.T, s billing.Store) {
 	check(t, err)
 	equal(t, "stored", got, want)
 
-	check(t, s.DeleteProject(t.Context(), org, "search"))
+	failed := errors.New("no")
+	err = s.DeleteProject(t.Context(), org, "search", func(p billing.Project) error {
+		equal(t, "checked", p, want)
+		return failed
+	})
+	equal(t, "error of a refused deletion", err, failed)
+	got, err = s.Project(t.Context(), org, "search")
+	check(t, err)
+	equal(t, "not deleted", got, want)
+	check(t, s.DeleteProject(t.Context(), org, "search", anyProject))
 	_, err = s.Project(t.Context(), org, "search")
 	equal(t, "error after", err, billing.ErrNotFound)
-	equal(t, "error of another deletion", s.DeleteProject(t.Context(), org, "search"), billing.ErrNotFound)
+	equal(t, "error of another deletion", s.DeleteProject(t.Context(), org, "search", anyProject), billing.ErrNotFound)
 }
 
 func refusesProjects(t *testing.T, s billing.Store) {
@@ -115,7 +127,7 @@ func advancesVersionByProject(t *testing.T, s billing.Store) {
 	check(t, err)
 	for name, change := range []func(){
 		func() { putProject(t, s, "search", nil, "") },
-		func() { check(t, s.DeleteProject(t.Context(), org, "search")) },
+		func() { check(t, s.DeleteProject(t.Context(), org, "search", anyProject)) },
 	} {
 		change()
 		after, err := s.Changes(t.Context(), before.Version)
@@ -139,7 +151,7 @@ func sharesProjectBudget(t *testing.T, s billing.Store) {
 	equal(t, "granted", lease(t, s, "node_2", projectSpend(billing.Weekly, 9*usd), projectSpend(billing.Daily, usd)),
 		[]billing.Lease{projectSpend(billing.Weekly, 2*usd), projectSpend(billing.Daily, 0)})
 	balanced(t, s)
-	check(t, s.DeleteProject(t.Context(), org, "search"))
+	check(t, s.DeleteProject(t.Context(), org, "search", anyProject))
 	equal(t, "granted without a budget", lease(t, s, node, projectSpend(billing.Weekly, 9*usd))[0].Amount, 9*usd)
 	balanced(t, s)
 }
@@ -161,7 +173,7 @@ func keepsProjectsApart(t *testing.T, s billing.Store) {
 	equal(t, "granted", lease(t, s, node, elsewhere), []billing.Lease{elsewhere})
 	_, err := s.Project(t.Context(), other, "search")
 	equal(t, "error", err, billing.ErrNotFound)
-	equal(t, "error of a deletion", s.DeleteProject(t.Context(), other, "search"), billing.ErrNotFound)
+	equal(t, "error of a deletion", s.DeleteProject(t.Context(), other, "search", anyProject), billing.ErrNotFound)
 	projects, err := s.ListProjects(t.Context(), other, billing.Page{})
 	check(t, err)
 	equal(t, "projects", projects, nil)

@@ -52,6 +52,8 @@ func refusesChanges(t *testing.T, s billing.Store, db *sql.DB) {
 		"UPDATE requests SET cost = 0",
 		"UPDATE requests SET user_agent = ''",
 		"DELETE FROM requests",
+		"UPDATE changes SET actor_name = 'nobody'",
+		"DELETE FROM changes",
 	} {
 		if _, err := db.ExecContext(t.Context(), query); err == nil {
 			t.Errorf("%s: was done", query)

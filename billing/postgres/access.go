@@ -27,6 +27,8 @@ ORDER BY created_at DESC, id DESC LIMIT $1`
 
 	selectOperatorTokenByHash = `SELECT ` + operatorTokenColumns + ` FROM operator_tokens WHERE hash = $1`
 
+	selectOperatorToken = `SELECT ` + operatorTokenColumns + ` FROM operator_tokens WHERE id = $1 FOR UPDATE`
+
 	revokeOperatorToken = `
 UPDATE operator_tokens SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1
 RETURNING ` + operatorTokenColumns
@@ -65,7 +67,10 @@ func (s *Store) CreateOperatorToken(ctx context.Context, t billing.OperatorToken
 	err := s.write(ctx, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, insertOperatorToken, t.ID, t.Name, t.Hash[:], t.Prefix, t.CreatedBy,
 			t.CreatedAt, optionalTime(t.ExpiresAt), optionalTime(t.RevokedAt), optionalTime(t.LastUsedAt))
-		return err
+		if err != nil {
+			return err
+		}
+		return recordChange(ctx, tx, books.TokenCreated(ctx, t))
 	})
 	if err != nil {
 		return fmt.Errorf("create operator token %q: %w", t.ID, err)
@@ -99,9 +104,14 @@ func (s *Store) OperatorTokenByHash(ctx context.Context, hash billing.KeyHash) (
 func (s *Store) RevokeOperatorToken(ctx context.Context, id string, at time.Time) (billing.OperatorToken, error) {
 	var t billing.OperatorToken
 	err := s.write(ctx, func(tx pgx.Tx) error {
-		var err error
-		t, err = scanOperatorToken(tx.QueryRow(ctx, revokeOperatorToken, id, at))
-		return notFound(err)
+		before, err := scanOperatorToken(tx.QueryRow(ctx, selectOperatorToken, id))
+		if err != nil {
+			return notFound(err)
+		}
+		if t, err = scanOperatorToken(tx.QueryRow(ctx, revokeOperatorToken, id, at)); err != nil {
+			return err
+		}
+		return recordChange(ctx, tx, books.TokenRevoked(ctx, before, t))
 	})
 	if err != nil {
 		return billing.OperatorToken{}, fmt.Errorf("revoke operator token %q: %w", id, err)

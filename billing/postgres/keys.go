@@ -76,6 +76,9 @@ func (s *Store) CreateKey(ctx context.Context, k billing.Key) error {
 		if _, err := tx.Exec(ctx, insertKey, keyArgs(k)...); err != nil {
 			return err
 		}
+		if err := recordChange(ctx, tx, books.KeyCreated(ctx, k)); err != nil {
+			return err
+		}
 		return keyChanged(ctx, tx, k.ID)
 	})
 	if err != nil {
@@ -151,10 +154,14 @@ func (s *Store) UpdateKey(ctx context.Context, org, id string, change func(*bill
 		if k, err = scanKey(tx.QueryRow(ctx, selectKey, org, id)); err != nil {
 			return notFound(err)
 		}
+		before := books.KeyFields(k)
 		if k, err = books.ChangeKey(k, change); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, updateKey, keyArgs(k)...); err != nil {
+			return err
+		}
+		if err := recordChange(ctx, tx, books.KeyUpdated(ctx, before, k)); err != nil {
 			return err
 		}
 		return keyChanged(ctx, tx, k.ID)

@@ -241,7 +241,7 @@ func appendLine(ctx context.Context, tx pgx.Tx, line books.Line) (books.Line, er
 	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 		return books.Line{}, fmt.Errorf("insert entry: %w", err)
 	}
-	return line, nil
+	return line, recordChange(ctx, tx, books.EntryAppended(ctx, line.Entry))
 }
 
 // Transactions implements billing.Ledger.

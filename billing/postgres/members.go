@@ -79,7 +79,7 @@ func createMember(ctx context.Context, tx pgx.Tx, m billing.Member) error {
 	if done.RowsAffected() == 0 {
 		return billing.ErrExists
 	}
-	return nil
+	return recordChange(ctx, tx, books.MemberCreated(ctx, m))
 }
 
 // ListMembers implements billing.Members.
@@ -114,8 +114,10 @@ func (s *Store) UpdateMember(ctx context.Context, org, id string, change func(*b
 		if err := keepOwner(ctx, tx, before, m); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, updateMember, memberArgs(m)...)
-		return err
+		if _, err := tx.Exec(ctx, updateMember, memberArgs(m)...); err != nil {
+			return err
+		}
+		return recordChange(ctx, tx, books.MemberUpdated(ctx, before, m))
 	})
 	if err != nil {
 		return billing.Member{}, fmt.Errorf("update member %q: %w", id, err)
@@ -124,17 +126,22 @@ func (s *Store) UpdateMember(ctx context.Context, org, id string, change func(*b
 }
 
 // DeleteMember implements billing.Members.
-func (s *Store) DeleteMember(ctx context.Context, org, id string) error {
+func (s *Store) DeleteMember(ctx context.Context, org, id string, check func(billing.Member) error) error {
 	err := s.write(ctx, func(tx pgx.Tx) error {
 		m, err := memberToChange(ctx, tx, org, id)
 		if err != nil {
 			return err
 		}
+		if err := check(m); err != nil {
+			return err
+		}
 		if err := keepOwner(ctx, tx, m, billing.Member{}); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, deleteMember, org, id)
-		return err
+		if _, err := tx.Exec(ctx, deleteMember, org, id); err != nil {
+			return err
+		}
+		return recordChange(ctx, tx, books.MemberDeleted(ctx, m))
 	})
 	if err != nil {
 		return fmt.Errorf("delete member %q: %w", id, err)
@@ -211,6 +218,9 @@ func (s *Store) join(ctx context.Context, who billing.Identity, at time.Time) (f
 				continue
 			}
 			if _, err := tx.Exec(ctx, updateMember, memberArgs(m)...); err != nil {
+				return err
+			}
+			if err := recordChange(ctx, tx, books.MemberJoined(ctx, found, m)); err != nil {
 				return err
 			}
 		}

@@ -65,8 +65,11 @@ func (s *Store) EnsureOrganization(ctx context.Context, org billing.Organization
 		return fmt.Errorf("create organization: %w", err)
 	}
 	err = s.write(ctx, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, insertOrganization, organizationArgs(org)...)
-		return err
+		done, err := tx.Exec(ctx, insertOrganization, organizationArgs(org)...)
+		if err != nil || done.RowsAffected() == 0 {
+			return err
+		}
+		return recordChange(ctx, tx, books.OrganizationCreated(ctx, org))
 	})
 	if err != nil {
 		return fmt.Errorf("create organization %q: %w", org.ID, err)
@@ -87,6 +90,9 @@ func (s *Store) CreateOrganization(ctx context.Context, org billing.Organization
 		}
 		if done.RowsAffected() == 0 {
 			return billing.ErrExists
+		}
+		if err := recordChange(ctx, tx, books.OrganizationCreated(ctx, org)); err != nil {
+			return err
 		}
 		for _, m := range members {
 			m.OrganizationID = org.ID
@@ -123,10 +129,14 @@ func (s *Store) UpdateOrganization(ctx context.Context, id string, change func(*
 		if err != nil {
 			return notFound(err)
 		}
+		before := books.OrganizationFields(o)
 		if o, err = books.ChangeOrganization(o, change); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, updateOrganization, organizationArgs(o)...); err != nil {
+			return err
+		}
+		if err := recordChange(ctx, tx, books.OrganizationUpdated(ctx, before, o)); err != nil {
 			return err
 		}
 		return organizationChanged(ctx, tx, o.ID)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -59,19 +58,27 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 		if _, err := lockAccounts(ctx, tx, []string{org}); err != nil {
 			return err
 		}
-		var err error
+		var (
+			before books.Fields
+			err    error
+		)
 		p, err = scanProject(tx.QueryRow(ctx, selectProject, org, name))
-		if errors.Is(err, pgx.ErrNoRows) {
-			p, err = billing.Project{OrganizationID: org, Name: name, CreatedAt: time.Now()}, nil
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, pgx.ErrNoRows):
+			p = billing.Project{OrganizationID: org, Name: name}
+		case err != nil:
 			return err
+		default:
+			before = books.ProjectFields(p)
 		}
 		if p, err = books.ChangeProject(p, change); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, putProject, org, name, p.CreatedAt,
 			optionalAmount(p.Budget), string(p.BudgetPeriod), optionalAmount(p.BudgetSoft)); err != nil {
+			return err
+		}
+		if err := recordChange(ctx, tx, books.ProjectPut(ctx, before, p)); err != nil {
 			return err
 		}
 		return organizationChanged(ctx, tx, org)
@@ -83,17 +90,23 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 }
 
 // DeleteProject implements billing.Projects.
-func (s *Store) DeleteProject(ctx context.Context, org, name string) error {
+func (s *Store) DeleteProject(ctx context.Context, org, name string, check func(billing.Project) error) error {
 	err := s.write(ctx, func(tx pgx.Tx) error {
 		if _, err := lockAccounts(ctx, tx, []string{org}); err != nil {
 			return err
 		}
-		done, err := tx.Exec(ctx, deleteProject, org, name)
+		p, err := scanProject(tx.QueryRow(ctx, selectProject, org, name))
 		if err != nil {
+			return notFound(err)
+		}
+		if err := check(p); err != nil {
 			return err
 		}
-		if done.RowsAffected() == 0 {
-			return billing.ErrNotFound
+		if _, err := tx.Exec(ctx, deleteProject, org, name); err != nil {
+			return err
+		}
+		if err := recordChange(ctx, tx, books.ProjectDeleted(ctx, p)); err != nil {
+			return err
 		}
 		return organizationChanged(ctx, tx, org)
 	})

@@ -105,6 +105,9 @@ func rotateKey(ctx context.Context, tx pgx.Tx, before billing.Key, r billing.Rot
 	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 		return billing.Key{}, nil, err
 	}
+	if err := recordChange(ctx, tx, books.KeyRotated(ctx, before, k, r)); err != nil {
+		return billing.Key{}, nil, err
+	}
 	return k, kept.Reply, keyChanged(ctx, tx, k.ID)
 }
 

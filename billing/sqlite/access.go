@@ -26,6 +26,8 @@ ORDER BY created_at DESC, id DESC LIMIT ?1`
 
 	selectOperatorTokenByHash = `SELECT ` + operatorTokenColumns + ` FROM operator_tokens WHERE hash = ?1`
 
+	selectOperatorToken = `SELECT ` + operatorTokenColumns + ` FROM operator_tokens WHERE id = ?1`
+
 	revokeOperatorToken = `
 UPDATE operator_tokens SET revoked_at = coalesce(revoked_at, ?2) WHERE id = ?1
 RETURNING ` + operatorTokenColumns
@@ -64,7 +66,10 @@ func (s *Store) CreateOperatorToken(ctx context.Context, t billing.OperatorToken
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		_, err := tx.ExecContext(ctx, insertOperatorToken, t.ID, t.Name, t.Hash[:], t.Prefix, t.CreatedBy,
 			micros(t.CreatedAt), optionalMicros(t.ExpiresAt), optionalMicros(t.RevokedAt), optionalMicros(t.LastUsedAt))
-		return err
+		if err != nil {
+			return err
+		}
+		return recordChange(ctx, tx, books.TokenCreated(ctx, t))
 	})
 	if err != nil {
 		return fmt.Errorf("create operator token %q: %w", t.ID, err)
@@ -98,9 +103,14 @@ func (s *Store) OperatorTokenByHash(ctx context.Context, hash billing.KeyHash) (
 func (s *Store) RevokeOperatorToken(ctx context.Context, id string, at time.Time) (billing.OperatorToken, error) {
 	var t billing.OperatorToken
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		var err error
-		t, err = scanOperatorToken(tx.QueryRowContext(ctx, revokeOperatorToken, id, micros(at)))
-		return notFound(err)
+		before, err := scanOperatorToken(tx.QueryRowContext(ctx, selectOperatorToken, id))
+		if err != nil {
+			return notFound(err)
+		}
+		if t, err = scanOperatorToken(tx.QueryRowContext(ctx, revokeOperatorToken, id, micros(at))); err != nil {
+			return err
+		}
+		return recordChange(ctx, tx, books.TokenRevoked(ctx, before, t))
 	})
 	if err != nil {
 		return billing.OperatorToken{}, fmt.Errorf("revoke operator token %q: %w", id, err)

@@ -72,6 +72,9 @@ func (s *Store) CreateKey(ctx context.Context, k billing.Key) error {
 		if _, err := tx.ExecContext(ctx, insertKey, keyArgs(k)...); err != nil {
 			return err
 		}
+		if err := recordChange(ctx, tx, books.KeyCreated(ctx, k)); err != nil {
+			return err
+		}
 		return keyChanged(ctx, tx, k.ID)
 	})
 	if err != nil {
@@ -132,10 +135,14 @@ func (s *Store) UpdateKey(ctx context.Context, org, id string, change func(*bill
 		if k, err = scanKey(tx.QueryRowContext(ctx, selectKey, org, id)); err != nil {
 			return notFound(err)
 		}
+		before := books.KeyFields(k)
 		if k, err = books.ChangeKey(k, change); err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, updateKey, keyArgs(k)...); err != nil {
+			return err
+		}
+		if err := recordChange(ctx, tx, books.KeyUpdated(ctx, before, k)); err != nil {
 			return err
 		}
 		return keyChanged(ctx, tx, k.ID)

@@ -115,7 +115,7 @@ func (s *Store) append(ctx context.Context, tx *sql.Tx, line books.Line) (books.
 	if _, err := tx.ExecContext(ctx, addCredited, leaseArgs(credit)...); err != nil {
 		return books.Line{}, fmt.Errorf("credit allowance: %w", err)
 	}
-	return line, nil
+	return line, recordChange(ctx, tx, books.EntryAppended(ctx, line.Entry))
 }
 
 // Transactions implements billing.Ledger.

@@ -68,7 +68,7 @@ func createMember(ctx context.Context, tx *sql.Tx, m billing.Member) error {
 	if n, err := res.RowsAffected(); err != nil || n == 0 {
 		return errors.Join(err, billing.ErrExists)
 	}
-	return nil
+	return recordChange(ctx, tx, books.MemberCreated(ctx, m))
 }
 
 // ListMembers implements billing.Members.
@@ -103,8 +103,10 @@ func (s *Store) UpdateMember(ctx context.Context, org, id string, change func(*b
 		if err := keepOwner(ctx, tx, before, m); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, updateMember, memberArgs(m)...)
-		return err
+		if _, err := tx.ExecContext(ctx, updateMember, memberArgs(m)...); err != nil {
+			return err
+		}
+		return recordChange(ctx, tx, books.MemberUpdated(ctx, before, m))
 	})
 	if err != nil {
 		return billing.Member{}, fmt.Errorf("update member %q: %w", id, err)
@@ -113,17 +115,22 @@ func (s *Store) UpdateMember(ctx context.Context, org, id string, change func(*b
 }
 
 // DeleteMember implements billing.Members.
-func (s *Store) DeleteMember(ctx context.Context, org, id string) error {
+func (s *Store) DeleteMember(ctx context.Context, org, id string, check func(billing.Member) error) error {
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		m, err := memberToChange(ctx, tx, org, id)
 		if err != nil {
 			return err
 		}
+		if err := check(m); err != nil {
+			return err
+		}
 		if err := keepOwner(ctx, tx, m, billing.Member{}); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, deleteMember, org, id)
-		return err
+		if _, err := tx.ExecContext(ctx, deleteMember, org, id); err != nil {
+			return err
+		}
+		return recordChange(ctx, tx, books.MemberDeleted(ctx, m))
 	})
 	if err != nil {
 		return fmt.Errorf("delete member %q: %w", id, err)
@@ -177,6 +184,9 @@ func (s *Store) join(ctx context.Context, who billing.Identity, at time.Time) (f
 		}
 		for _, m := range books.Join(who, found, at) {
 			if _, err := tx.ExecContext(ctx, updateMember, memberArgs(m)...); err != nil {
+				return err
+			}
+			if err := recordChange(ctx, tx, books.MemberJoined(ctx, found, m)); err != nil {
 				return err
 			}
 		}

@@ -65,8 +65,14 @@ func (s *Store) EnsureOrganization(ctx context.Context, org billing.Organization
 		return fmt.Errorf("create organization: %w", err)
 	}
 	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		_, err := tx.ExecContext(ctx, insertOrganization, organizationArgs(org)...)
-		return err
+		res, err := tx.ExecContext(ctx, insertOrganization, organizationArgs(org)...)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			return err
+		}
+		return recordChange(ctx, tx, books.OrganizationCreated(ctx, org))
 	})
 	if err != nil {
 		return fmt.Errorf("create organization %q: %w", org.ID, err)
@@ -87,6 +93,9 @@ func (s *Store) CreateOrganization(ctx context.Context, org billing.Organization
 		}
 		if n, err := res.RowsAffected(); err != nil || n == 0 {
 			return errors.Join(err, billing.ErrExists)
+		}
+		if err := recordChange(ctx, tx, books.OrganizationCreated(ctx, org)); err != nil {
+			return err
 		}
 		for _, m := range members {
 			m.OrganizationID = org.ID
@@ -119,10 +128,14 @@ func (s *Store) UpdateOrganization(ctx context.Context, id string, change func(*
 		if err != nil {
 			return notFound(err)
 		}
+		before := books.OrganizationFields(o)
 		if o, err = books.ChangeOrganization(o, change); err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, updateOrganization, organizationArgs(o)...); err != nil {
+			return err
+		}
+		if err := recordChange(ctx, tx, books.OrganizationUpdated(ctx, before, o)); err != nil {
 			return err
 		}
 		return organizationChanged(ctx, tx, o.ID)

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
@@ -54,19 +53,27 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 		if err := organizationExists(ctx, tx, org); err != nil {
 			return err
 		}
-		var err error
+		var (
+			before books.Fields
+			err    error
+		)
 		p, err = scanProject(tx.QueryRowContext(ctx, selectProject, org, name))
-		if errors.Is(err, sql.ErrNoRows) {
-			p, err = billing.Project{OrganizationID: org, Name: name, CreatedAt: time.Now()}, nil
-		}
-		if err != nil {
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			p = billing.Project{OrganizationID: org, Name: name}
+		case err != nil:
 			return err
+		default:
+			before = books.ProjectFields(p)
 		}
 		if p, err = books.ChangeProject(p, change); err != nil {
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, putProject, org, name, micros(p.CreatedAt),
 			optionalAmount(p.Budget), string(p.BudgetPeriod), optionalAmount(p.BudgetSoft)); err != nil {
+			return err
+		}
+		if err := recordChange(ctx, tx, books.ProjectPut(ctx, before, p)); err != nil {
 			return err
 		}
 		return organizationChanged(ctx, tx, org)
@@ -78,14 +85,20 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 }
 
 // DeleteProject implements billing.Projects.
-func (s *Store) DeleteProject(ctx context.Context, org, name string) error {
+func (s *Store) DeleteProject(ctx context.Context, org, name string, check func(billing.Project) error) error {
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		res, err := tx.ExecContext(ctx, deleteProject, org, name)
+		p, err := scanProject(tx.QueryRowContext(ctx, selectProject, org, name))
 		if err != nil {
+			return notFound(err)
+		}
+		if err := check(p); err != nil {
 			return err
 		}
-		if n, err := res.RowsAffected(); err != nil || n == 0 {
-			return errors.Join(err, billing.ErrNotFound)
+		if _, err := tx.ExecContext(ctx, deleteProject, org, name); err != nil {
+			return err
+		}
+		if err := recordChange(ctx, tx, books.ProjectDeleted(ctx, p)); err != nil {
+			return err
 		}
 		return organizationChanged(ctx, tx, org)
 	})

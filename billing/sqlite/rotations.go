@@ -111,6 +111,9 @@ func rotateKey(ctx context.Context, tx *sql.Tx, before billing.Key, r billing.Ro
 			return billing.Key{}, nil, err
 		}
 	}
+	if err := recordChange(ctx, tx, books.KeyRotated(ctx, before, k, r)); err != nil {
+		return billing.Key{}, nil, err
+	}
 	return k, kept.Reply, keyChanged(ctx, tx, k.ID)
 }
 

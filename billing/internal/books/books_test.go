@@ -32,6 +32,10 @@ func change[T any](t *testing.T, original T, changed func(field string, v T)) {
 				*f = f.Add(time.Microsecond)
 			case *[]string:
 				*f = append(slices.Clone(*f), "more")
+			case **billing.Money:
+				*f = new(billing.Money)
+			case *billing.KeyHash:
+				f[0]++
 			case *[]billing.Attempt:
 				*f = append(slices.Clone(*f), billing.Attempt{})
 			default:

@@ -10,6 +10,11 @@ import (
 // RotateKey gives a key another secret, of which so many replaced ones still
 // work. A revoked one has none any more.
 func RotateKey(k billing.Key, previous int, r billing.Rotation) (billing.Key, error) {
+	if r.Check != nil {
+		if err := r.Check(k); err != nil {
+			return billing.Key{}, err
+		}
+	}
 	if !k.RevokedAt.IsZero() {
 		return billing.Key{}, billing.ErrRevoked
 	}

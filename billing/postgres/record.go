@@ -1,0 +1,77 @@
+package postgres
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+)
+
+const (
+	recordColumns = `id, organization_id, at, actor_kind, actor_id, actor_name, client_ip, user_agent,
+	action, subject_kind, subject_id, before, after`
+
+	insertRecord = `INSERT INTO changes (` + recordColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
+
+	selectRecords = `SELECT ` + recordColumns + ` FROM changes
+WHERE organization_id = $1 AND seq < $2 AND at >= $3 AND at < $4
+	AND ($5::text = '' OR actor_id = $5 OR actor_name = $5)
+	AND ($6::text = '' OR action = $6) AND ($7::text = '' OR subject_kind = $7) AND ($8::text = '' OR subject_id = $8)
+ORDER BY seq DESC LIMIT $9`
+
+	selectRecordSeq = `SELECT seq FROM changes WHERE organization_id = $1 AND id = $2`
+)
+
+// recordChange writes the record of a change, if there is one, in the
+// transaction that makes the change.
+func recordChange(ctx context.Context, tx pgx.Tx, c *billing.ChangeRecord) error {
+	if c == nil {
+		return nil
+	}
+	_, err := tx.Exec(ctx, insertRecord,
+		c.ID, c.Subject.OrganizationID, c.At,
+		string(c.Actor.Kind), c.Actor.ID, c.Actor.Name, c.Actor.ClientIP, c.Actor.UserAgent,
+		c.Action, string(c.Subject.Kind), c.Subject.ID, optionalJSON(c.Before), optionalJSON(c.After))
+	if err != nil {
+		return fmt.Errorf("record %s: %w", c.Action, err)
+	}
+	return nil
+}
+
+// ListChanges implements billing.ChangeLog.
+func (s *Store) ListChanges(ctx context.Context, org string, f billing.ChangeFilter, page billing.Page) ([]billing.ChangeRecord, error) {
+	before := int64(math.MaxInt64)
+	if page.After != "" {
+		if err := s.pool.QueryRow(ctx, selectRecordSeq, org, page.After).Scan(&before); err != nil {
+			return nil, fmt.Errorf("list changes after %q: %w", page.After, notFound(err))
+		}
+	}
+	span := books.SpanOf(billing.Filter{From: f.From, To: f.To})
+	records, err := list(ctx, s.pool, scanRecord, selectRecords, planned, org, before, span.From, span.To,
+		f.Actor, f.Action, string(f.SubjectKind), f.SubjectID, books.PageLimit(page))
+	if err != nil {
+		return nil, fmt.Errorf("list changes: %w", err)
+	}
+	return records, nil
+}
+
+func scanRecord(row scanner) (billing.ChangeRecord, error) {
+	var c billing.ChangeRecord
+	err := row.Scan(&c.ID, &c.Subject.OrganizationID, timeColumn{&c.At},
+		&c.Actor.Kind, &c.Actor.ID, &c.Actor.Name, &c.Actor.ClientIP, &c.Actor.UserAgent,
+		&c.Action, &c.Subject.Kind, &c.Subject.ID, (*[]byte)(&c.Before), (*[]byte)(&c.After))
+	return c, err
+}
+
+// optionalJSON stores nil as NULL.
+func optionalJSON(object json.RawMessage) any {
+	if object == nil {
+		return nil
+	}
+	return string(object)
+}
