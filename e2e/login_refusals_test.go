@@ -100,8 +100,10 @@ func (p portal) testCallbackRefusals(t *testing.T) {
 	})
 }
 
-// testStrangers lets people in that the provider knows and acme does not.
+// testStrangers sends people to the login whom the provider knows and acme does
+// not.
 func (p portal) testStrangers(t *testing.T) {
+	p.invite(t, "sub-adam", "owner")
 	for account, says := range map[string]string{
 		"sub-mallory": "have your identity provider verify your e-mail address",
 		"sub-norman":  "ask for an invitation",
@@ -118,6 +120,7 @@ func (p portal) testStrangers(t *testing.T) {
 			p.bearer(t, token, http.MethodGet, "/v1/account", "").want(t, http.StatusForbidden, says)
 		}
 	}
+	p.logIn(t, "sub-adam") // the invitation is still his
 }
 
 // testTooManyLogins checks that logins are limited, for one address.

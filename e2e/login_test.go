@@ -20,7 +20,7 @@ func TestBrowserLogin(t *testing.T) {
 			t.Parallel()
 			onEachStore(t, func(t *testing.T, storage string) {
 				p := startPortal(t, storage, c)
-				p.invite(t, "sub-olga", "owner")
+				t.Run("invitation", p.testInvitation)
 				t.Run("request to the provider", p.testAuthorizeRequest)
 				t.Run("cookies", p.testCookies)
 				t.Run("forged requests", p.testForgedRequests)
@@ -28,6 +28,25 @@ func TestBrowserLogin(t *testing.T) {
 				t.Run("logout", p.testLogout)
 			})
 		})
+	}
+}
+
+// testInvitation checks that who is invited joins at the first login, by the
+// name that the provider knows.
+func (p portal) testInvitation(t *testing.T) {
+	var invited, joined struct {
+		Status string  `json:"status"`
+		Name   *string `json:"name"`
+	}
+	member := "/v1/members/" + p.invite(t, "sub-olga", "owner")
+	p.must(t, http.MethodGet, member, nil, &invited)
+	if invited.Status != "invited" || invited.Name != nil {
+		t.Errorf("before the login: %+v", invited)
+	}
+	p.logIn(t, "sub-olga")
+	p.must(t, http.MethodGet, member, nil, &joined)
+	if joined.Status != "joined" || joined.Name == nil || *joined.Name != people["sub-olga"].Name {
+		t.Errorf("after the login: %+v", joined)
 	}
 }
 

@@ -48,8 +48,8 @@ var people = map[string]person{
 	"sub-dora":  {"dora@acme.test", true, "Dora Developer"},
 	"sub-frank": {"frank@acme.test", true, "Frank Finance"},
 	"sub-vera":  {"vera@acme.test", true, "Vera Viewer"},
-	// Mallory says that she is Olga, which the provider has not verified.
-	"sub-mallory": {"olga@acme.test", false, "Mallory"},
+	// Mallory says that she is Adam, which the provider has not verified.
+	"sub-mallory": {"adam@acme.test", false, "Mallory"},
 	// Norman is nobody's member.
 	"sub-norman": {"norman@elsewhere.test", true, "Norman Nobody"},
 }

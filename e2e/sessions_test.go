@@ -10,6 +10,23 @@ import (
 	"github.com/caddy-llm-gateway/gateway/internal/pgtest"
 )
 
+// TestSessionsAreOfAllNodes logs in at one gateway, and uses and ends the
+// session at another one.
+func TestSessionsAreOfAllNodes(t *testing.T) {
+	t.Parallel()
+	storage := "postgres " + pgtest.DSN(t)
+	p := startPortal(t, storage, providerConfig{})
+	p.invite(t, "sub-olga", "owner")
+	other := startGateway(t, config{
+		storage: storage, upstream: "http://127.0.0.1:1", global: trustedProxy, extra: p.provider.block(""),
+	})
+	b, csrfToken := p.logIn(t, "sub-olga")
+	value := p.cookie(t, b, sessionCookie)
+	b.visit(t, other.url+"/v1/account").want(t, http.StatusOK, `"role":"owner"`)
+	b.send(t, http.MethodPost, other.url+"/v1/auth/logout", "", map[string]string{"X-CSRF-Token": csrfToken}).want(t, http.StatusOK, "")
+	p.askWith(t, value).want(t, http.StatusUnauthorized, "your session has ended")
+}
+
 // TestSessionsAge makes sessions older in the store than they are, since nobody
 // wants to wait: they change their value, and end.
 func TestSessionsAge(t *testing.T) {
@@ -21,7 +38,7 @@ func TestSessionsAge(t *testing.T) {
 	if err != nil {
 		t.Fatalf("connect: %v", err)
 	}
-	t.Cleanup(func() { db.Close(context.Background()) })
+	t.Cleanup(func() { _ = db.Close(context.WithoutCancel(t.Context())) })
 	change := func(t *testing.T, sql string) {
 		t.Helper()
 		if tag, err := db.Exec(t.Context(), sql); err != nil || tag.RowsAffected() == 0 {
