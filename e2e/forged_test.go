@@ -66,10 +66,10 @@ func (k token) signedWith(t *testing.T, key *rsa.PrivateKey) string {
 	return text + "." + base64.RawURLEncoding.EncodeToString(signature)
 }
 
-// forgeries are tokens made from a real one that must not open anything.
-func forgeries(t *testing.T, real string, key publicKey) map[string]string {
+// forgeries are tokens made from a genuine one that must not open anything.
+func forgeries(t *testing.T, genuine string, key publicKey) map[string]string {
 	t.Helper()
-	none, unsigned, tampered, symmetric := readToken(t, real), readToken(t, real), readToken(t, real), readToken(t, real)
+	none, unsigned, tampered, symmetric := readToken(t, genuine), readToken(t, genuine), readToken(t, genuine), readToken(t, genuine)
 	none.header["alg"] = "none"
 	tampered.claims["email"], tampered.claims["sub"] = "olga@acme.test", "sub-olga"
 	symmetric.header["alg"] = "HS256"
@@ -82,7 +82,7 @@ func forgeries(t *testing.T, real string, key publicKey) map[string]string {
 	if err != nil {
 		t.Fatalf("make a key: %v", err)
 	}
-	another, brings := readToken(t, real), readToken(t, real)
+	another, brings := readToken(t, genuine), readToken(t, genuine)
 	brings.header["kid"] = "own"
 	brings.header["jwk"] = map[string]any{
 		"kty": "RSA", "kid": "own", "e": "AQAB", "n": base64.RawURLEncoding.EncodeToString(own.N.Bytes()),

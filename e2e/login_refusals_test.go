@@ -13,10 +13,15 @@ func TestLoginRefusals(t *testing.T) {
 	t.Parallel()
 	p := startPortal(t, "", providerConfig{})
 	p.invite(t, "sub-olga", "owner")
-	t.Run("return elsewhere", p.testReturnElsewhere)
-	t.Run("callback", p.testCallbackRefusals)
-	t.Run("people", p.testStrangers)
-	t.Run("too often", p.testTooManyLogins)
+	for name, test := range map[string]func(*testing.T){
+		"return elsewhere": p.testReturnElsewhere, "callback": p.testCallbackRefusals,
+		"people": p.testStrangers, "too often": p.testTooManyLogins,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t)
+		})
+	}
 }
 
 // testReturnElsewhere checks that a link to the login cannot lead to another

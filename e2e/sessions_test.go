@@ -1,11 +1,10 @@
 package e2e
 
 import (
-	"context"
 	"net/http"
 	"testing"
 
-	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/caddy-llm-gateway/gateway/internal/pgtest"
 )
@@ -34,42 +33,45 @@ func TestSessionsAge(t *testing.T) {
 	dsn := pgtest.DSN(t)
 	p := startPortal(t, "postgres "+dsn, providerConfig{})
 	p.invite(t, "sub-olga", "owner")
-	db, err := pgx.Connect(t.Context(), dsn)
+	db, err := pgxpool.New(t.Context(), dsn)
 	if err != nil {
 		t.Fatalf("connect: %v", err)
 	}
-	t.Cleanup(func() { _ = db.Close(context.WithoutCancel(t.Context())) })
-	change := func(t *testing.T, sql string) {
+	t.Cleanup(db.Close)
+	change := func(t *testing.T, csrfToken, set string) {
 		t.Helper()
-		if tag, err := db.Exec(t.Context(), sql); err != nil || tag.RowsAffected() == 0 {
+		sql := "UPDATE sessions SET " + set + " WHERE csrf_token = $1"
+		if tag, err := db.Exec(t.Context(), sql, csrfToken); err != nil || tag.RowsAffected() == 0 {
 			t.Fatalf("%s: %v, %v", sql, tag, err)
 		}
 	}
 	const ended = "your session has ended"
 
 	t.Run("rotation", func(t *testing.T) {
+		t.Parallel()
 		b, csrfToken := p.logIn(t, "sub-olga")
 		first := p.cookie(t, b, sessionCookie)
-		change(t, `UPDATE sessions SET rotated_at = rotated_at - interval '16 minutes'`)
+		change(t, csrfToken, `rotated_at = rotated_at - interval '16 minutes'`)
 		b.visit(t, p.url+"/v1/account").want(t, http.StatusOK, `"role":"owner"`)
 		second := p.cookie(t, b, sessionCookie)
 		if second == first {
 			t.Fatal("the cookie is the same after 16 minutes")
 		}
 		p.askWith(t, first).want(t, http.StatusOK, "") // a request that was under way
-		change(t, `UPDATE sessions SET previous_until = previous_until - interval '1 minute'`)
+		change(t, csrfToken, `previous_until = previous_until - interval '1 minute'`)
 		p.askWith(t, first).want(t, http.StatusUnauthorized, ended)
 		p.askWith(t, second).want(t, http.StatusOK, `"role":"owner"`)
 		b.send(t, http.MethodPost, p.url+"/v1/keys", `{"name":"a"}`, map[string]string{"X-CSRF-Token": csrfToken}).
 			want(t, http.StatusCreated, "sk-proxy-")
 	})
-	for name, sql := range map[string]string{
-		"idle":    `UPDATE sessions SET last_seen_at = last_seen_at - interval '61 minutes'`,
-		"too old": `UPDATE sessions SET expires_at = expires_at - interval '12 hours'`,
+	for name, set := range map[string]string{
+		"idle":    `last_seen_at = last_seen_at - interval '61 minutes'`,
+		"too old": `expires_at = expires_at - interval '12 hours'`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			b, _ := p.logIn(t, "sub-olga")
-			change(t, sql)
+			t.Parallel()
+			b, csrfToken := p.logIn(t, "sub-olga")
+			change(t, csrfToken, set)
 			b.visit(t, p.url+"/v1/account").want(t, http.StatusUnauthorized, ended)
 		})
 	}

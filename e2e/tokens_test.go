@@ -19,6 +19,7 @@ func TestTokens(t *testing.T) {
 		"an access token that another app asks for": p.provider.issue(t, appClient, "sub-vera", gatewayAudience).AccessToken,
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			p.bearer(t, token, http.MethodGet, "/v1/account", "").want(t, http.StatusOK, `"role":"viewer"`)
 			p.bearer(t, token, http.MethodGet, "/v1/auth/session", "").want(t, http.StatusOK, `"kind":"bearer"`)
 		})
@@ -41,13 +42,14 @@ func TestTokens(t *testing.T) {
 		"another key":               "signature of the token is wrong",
 		"a key that it brings":      "key that the issuer does not have",
 	}
-	for kind, real := range map[string]string{"ID token": good.IDToken, "access token": good.AccessToken} {
-		for name, token := range forgeries(t, real, p.provider.key(t)) {
+	for kind, genuine := range map[string]string{"ID token": good.IDToken, "access token": good.AccessToken} {
+		for name, token := range forgeries(t, genuine, p.provider.key(t)) {
 			refused[kind+", "+name] = struct{ token, says string }{token, forged[name]}
 		}
 	}
 	for name, r := range refused {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			answer := p.bearer(t, r.token, http.MethodGet, "/v1/account", "")
 			answer.want(t, http.StatusUnauthorized, r.says)
 			if answer.header.Get("WWW-Authenticate") == "" || r.says == "" {
