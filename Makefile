@@ -19,7 +19,7 @@ install = { echo "installing $(1)" && $(SUDO) apt-get -qq update && \
 .DEFAULT_GOAL := help
 # The steps of `test` are in order, and each uses all processors.
 .NOTPARALLEL:
-.PHONY: help run build test vet unit e2e chaos chaos-short bench lint xcaddy setup setup-compiler setup-postgres setup-server setup-npm clean
+.PHONY: help run build test vet unit e2e chaos chaos-short bench lint xcaddy setup setup-compiler setup-postgres setup-server setup-npm setup-curl clean
 
 help: ## List the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ unit: setup-compiler setup-postgres ## Run the unit tests under the race detecto
 	CGO_ENABLED=1 $(GO) test -race -vet=off -timeout 20m ./...
 
 # The suite always runs: its subject is a binary, which go's test cache does not watch.
-e2e: build setup-postgres e2e/node_modules/.package-lock.json ## Run the end-to-end tests: real SDKs against bin/caddy
+e2e: build setup-postgres setup-curl e2e/node_modules/.package-lock.json ## Run the end-to-end tests: real SDKs against bin/caddy
 	cd e2e && GATEWAY_BIN=$(abspath $(BINARY)) $(GO) test -vet=off -count=1 -timeout 15m .
 
 # $(call break,FLAGS): breaks a cluster of gateways. CHAOS has further flags:
@@ -67,7 +67,7 @@ lint: ## Run golangci-lint (compiles it on first use)
 xcaddy: ## Build with xcaddy, as users do, and list the modules
 	$(MAKE) -f xcaddy.mk
 
-setup: setup-compiler setup-postgres e2e/node_modules/.package-lock.json ## Install what the tests need and this machine lacks
+setup: setup-compiler setup-postgres setup-curl e2e/node_modules/.package-lock.json ## Install what the tests need and this machine lacks
 
 # The race detector needs a C compiler.
 setup-compiler:
@@ -82,6 +82,10 @@ setup-postgres:
 
 setup-server:
 	@[ -n "$(wildcard $(INITDB))" ] || command -v initdb >/dev/null || $(call install,postgresql)
+
+# The tests run the commands of the documents.
+setup-curl:
+	@command -v curl >/dev/null || $(call install,curl)
 
 setup-npm:
 	@command -v npm >/dev/null || $(call install,npm)

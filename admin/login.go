@@ -141,6 +141,9 @@ func (a *api) finishLogin(ctx context.Context, in *callbackInput) (*redirect, er
 	case in.Issuer != "" && in.Issuer != a.gateway.OIDC().Issuer:
 		return nil, unauthorized("the login was answered by another identity provider than the one that was asked")
 	}
+	if in.Code == "" {
+		return nil, unauthorized("the identity provider did not log you in: it has sent no code")
+	}
 	who, err := a.oidc.Finish(ctx, l, in.Code, a.redirectURL(v))
 	if err != nil {
 		return nil, fmt.Errorf("finishing a login: %w", err)

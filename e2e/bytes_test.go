@@ -118,7 +118,7 @@ func (g *gateway) send(t *testing.T, key, method, path string, body io.Reader, h
 	for k, v := range header {
 		req.Header.Set(k, v)
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := client.Do(req)
 	if err != nil {
 		t.Fatalf("%s %s: %v", method, path, err)
 	}

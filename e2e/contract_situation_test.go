@@ -215,7 +215,7 @@ func (r *proxyRequest) open(ctx context.Context, gateway string) (*http.Response
 		}
 	}
 	req.Header.Set("X-Forwarded-For", clientAddress)
-	return http.DefaultClient.Do(req)
+	return client.Do(req)
 }
 
 // ask sends a request in situations that come together, the weightiest first.

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,9 @@ type config struct {
 	storage string
 	// upstream is the root of the provider that serves all three protocols.
 	upstream string
+	// billing is the argument of the billing option; empty for credits without
+	// payment.
+	billing string
 	// extra are further lines of the global llm_gateway block.
 	extra string
 	// global are further global options of Caddy.
@@ -57,10 +61,7 @@ var caddyfile = template.Must(template.New("Caddyfile").Parse(`{
 		journal {{.Dir}}/journal
 		admin_token {env.GATEWAY_ADMIN_TOKEN}
 		discount 20%
-		billing development {
-			package starter 10.00 10.00
-			package large 1000.00 1000.00
-		}
+		billing {{.Billing}}
 		provider openai {
 			api_key {env.PROVIDER_KEY}
 			base_url {{.Upstream}}/v1
@@ -83,6 +84,11 @@ http://{{.Address}} {
 	llm_gateway_admin
 }
 `))
+
+const developmentBilling = `development {
+			package starter 10.00 10.00
+			package large 1000.00 1000.00
+		}`
 
 // gateway is a running gateway process.
 type gateway struct {
@@ -125,7 +131,8 @@ func launchGateway(t *testing.T, c config) *gateway {
 	g.url = "http://" + c.address
 	var rendered bytes.Buffer
 	err := caddyfile.Execute(&rendered, map[string]string{
-		"Dir": g.dir, "Storage": c.storage, "Upstream": c.upstream, "Extra": c.extra, "Global": c.global, "Address": c.address,
+		"Dir": g.dir, "Storage": c.storage, "Upstream": c.upstream,
+		"Billing": cmp.Or(c.billing, developmentBilling), "Extra": c.extra, "Global": c.global, "Address": c.address,
 	})
 	if err != nil {
 		t.Fatalf("render Caddyfile: %v", err)
@@ -178,7 +185,7 @@ func (g *gateway) awaitReady(t *testing.T) {
 			t.Fatalf("gateway ended with code %d before it served", g.cmd.ProcessState.ExitCode())
 		default:
 		}
-		res, err := http.Get(g.url + "/v1/openapi.json")
+		res, err := client.Get(g.url + openAPIPath)
 		if err != nil {
 			continue
 		}
@@ -212,7 +219,7 @@ func (g *gateway) call(ctx context.Context, method, path string, body, out any) 
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := client.Do(req)
 	if err != nil {
 		return fmt.Errorf("send: %w", err)
 	}
@@ -262,6 +269,16 @@ func (g *gateway) createKey(t *testing.T, name string, fields map[string]any) cr
 	var k createdKey
 	g.must(t, http.MethodPost, "/v1/keys", body, &k)
 	return k
+}
+
+// invite invites a person to the organization.
+func (g *gateway) invite(t *testing.T, account, role string) (memberID string) {
+	t.Helper()
+	var member struct {
+		ID string `json:"id"`
+	}
+	g.must(t, http.MethodPost, "/v1/members", map[string]string{"email": people[account].Email, "role": role}, &member)
+	return member.ID
 }
 
 func gatewayBinary() string {

@@ -68,7 +68,7 @@ func (g *gateway) askAtRate(t *testing.T, key string) (status int) {
 	}
 	req.Header.Set("Authorization", "Bearer "+key)
 	req.Header.Set("Content-Type", "application/json")
-	res, err := http.DefaultClient.Do(req)
+	res, err := client.Do(req)
 	if err != nil {
 		t.Error(err)
 		return 0

@@ -41,18 +41,11 @@ func (w *world) runJavaScript(t *testing.T, keys map[string]string, files ...str
 // E2E.
 func runNode(t *testing.T, file string, env any) {
 	t.Helper()
-	if _, err := os.Stat("node_modules"); err != nil {
-		t.Fatalf("the JavaScript SDKs are not installed: run `make setup` (%v)", err)
-	}
-	node := sdkNode
-	if _, err := os.Stat(node); err != nil {
-		node = "node"
-	}
 	encoded, err := json.Marshal(env)
 	if err != nil {
 		t.Fatalf("encode environment: %v", err)
 	}
-	cmd := exec.CommandContext(t.Context(), node, "--test-reporter=spec", filepath.Join("js", file+".test.mjs"))
+	cmd := exec.CommandContext(t.Context(), nodeJS(t), "--test-reporter=spec", filepath.Join("js", file+".test.mjs"))
 	cmd.Env = append(os.Environ(), "E2E="+string(encoded))
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -61,6 +54,18 @@ func runNode(t *testing.T, file string, env any) {
 	if !bytes.Contains(out, []byte("pass ")) || bytes.Contains(out, []byte("pass 0")) {
 		t.Errorf("no test ran:\n%s", out)
 	}
+}
+
+// nodeJS is the program that runs JavaScript.
+func nodeJS(t *testing.T) string {
+	t.Helper()
+	if _, err := os.Stat("node_modules"); err != nil {
+		t.Fatalf("the JavaScript packages are not installed: run `make setup` (%v)", err)
+	}
+	if _, err := os.Stat(sdkNode); err != nil {
+		return "node"
+	}
+	return sdkNode
 }
 
 // answerCheck answers a question of js/harness.mjs: 200 if the request is
