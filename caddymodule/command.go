@@ -259,9 +259,12 @@ curl http://%[1]s/gemini/v1beta/models/gemini-2.5-flash:generateContent -H 'x-go
 
 A moment later, see what they cost, and what is left:
 
-curl http://%[1]s/v1/audit -H 'Authorization: Bearer %[2]s'
-curl http://%[1]s/v1/account -H 'Authorization: Bearer %[2]s'
+export GATEWAY_URL=http://%[1]s GATEWAY_ADMIN_TOKEN=%[2]s
+%[5]s llm-gateway audit list
+%[5]s llm-gateway credits balance
+
+All commands: %[5]s llm-gateway --help
 
 Stop it with Ctrl-C. The books are in %[4]s.
-`, d.listen, d.token, key, d.data)
+`, d.listen, d.token, key, d.data, os.Args[0])
 }

@@ -44,36 +44,28 @@ type auditRow struct {
 // auditFilter are the flags that select requests.
 type auditFilter struct {
 	span
-	named map[string]*string
+	named filterFlags
 	other []string
-}
-
-// filters are the parameters of the audit that have flags of their own.
-var filters = []struct{ flag, parameter, usage string }{
-	{"key", "key_id", "requests with the key of this id"},
-	{"provider", "provider", "requests to this provider"},
-	{"model", "model", "requests priced as this model"},
-	{"project", "project", "requests of this project"},
-	{"status", "status", "requests answered with this HTTP status"},
-	{"error", "error", "requests that were refused or ended with this error"},
-	{"client-ip", "client_ip", "requests from this address or CIDR range"},
 }
 
 func (f *auditFilter) addTo(cmd *cobra.Command) {
 	f.span.addTo(cmd)
-	f.named = map[string]*string{}
-	for _, filter := range filters {
-		f.named[filter.parameter] = cmd.Flags().String(filter.flag, "", filter.usage)
-	}
+	f.named = filterFlags{}
+	f.named.addTo(cmd,
+		filterFlag{"key", "key_id", "requests with the key of this id"},
+		filterFlag{"provider", "provider", "requests to this provider"},
+		filterFlag{"model", "model", "requests priced as this model"},
+		filterFlag{"project", "project", "requests of this project"},
+		filterFlag{"status", "status", "requests answered with this HTTP status, or a class such as 4xx"},
+		filterFlag{"error", "error", "requests that were refused or ended with this error"},
+		filterFlag{"client-ip", "client_ip", "requests from this address or CIDR range"},
+	)
 	cmd.Flags().StringArrayVar(&f.other, "filter", nil, "NAME=VALUE, any other parameter of the API's GET /v1/audit; may be repeated")
 }
 
 func (f *auditFilter) values() (url.Values, error) {
-	q := url.Values{}
+	q := f.named.values()
 	f.addValues(q)
-	for name, value := range f.named {
-		setIf(q, name, *value)
-	}
 	for _, pair := range f.other {
 		name, value, ok := strings.Cut(pair, "=")
 		if !ok || name == "" {

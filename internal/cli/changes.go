@@ -8,10 +8,50 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// change is what somebody changed.
+// change is one record of who changed what.
 type change struct {
-	ID        string    `json:"id"`
-	CreatedAt time.Time `json:"created_at"`
+	ID          string    `json:"id"`
+	At          time.Time `json:"at"`
+	ActorKind   string    `json:"actor_kind"`
+	ActorID     *string   `json:"actor_id"`
+	ActorName   *string   `json:"actor_name"`
+	ClientIP    *string   `json:"client_ip"`
+	Action      string    `json:"action"`
+	SubjectKind string    `json:"subject_kind"`
+	SubjectID   string    `json:"subject_id"`
+}
+
+// by is who made the change.
+func (c change) by() string {
+	if name := orElse(text(c.ActorName), text(c.ActorID)); name != none {
+		return c.ActorKind + " " + name
+	}
+	return c.ActorKind
+}
+
+// changeFilter are the flags that select changes.
+type changeFilter struct {
+	span
+	named filterFlags
+}
+
+func (f *changeFilter) addTo(cmd *cobra.Command) {
+	f.span.addTo(cmd)
+	f.named = filterFlags{}
+	f.named.addTo(cmd,
+		filterFlag{"actor", "actor", "changes by the token or member of this id or name"},
+		filterFlag{"action", "action", "changes of this kind, such as key.update"},
+		filterFlag{"subject-kind", "subject_kind", "changes of what is of this kind, such as key"},
+		filterFlag{"subject-id", "subject_id", "changes of what has this id"},
+		filterFlag{"scope", "scope", "gateway: changes of the gateway itself, of no organization; organization by default"},
+	)
+	complete(cmd, "scope", "organization", "gateway")
+}
+
+func (f *changeFilter) values() (url.Values, error) {
+	q := f.named.values()
+	f.addValues(q)
+	return q, nil
 }
 
 func changesCommand() *cobra.Command {
@@ -29,29 +69,37 @@ from where, and what was before and after. Nothing removes such a record.`,
 
 func listChangesCommand(s *settings) *cobra.Command {
 	var p paging
-	var when span
+	var f changeFilter
 	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "Lists changes, newest first",
-		Long:    "Lists the organization's changes, newest first. --json has the values before and after.",
-		Example: "  caddy llm-gateway changes list --from 2026-11-01",
-		Args:    exactly(),
+		Use:   "list",
+		Short: "Lists changes, newest first",
+		Long:    "Lists the organization's changes, newest first. --json has their values too.",
+		Example: `  caddy llm-gateway changes list --from 2026-11-01
+  caddy llm-gateway changes list --subject-kind key --subject-id key_01jd...`,
+		Args: exactly(),
 		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			q := url.Values{}
-			when.addValues(q)
+			q, err := f.values()
+			if err != nil {
+				return err
+			}
 			return list(ctx, s, &p, pathOf("changes"), q, view[change]{
-				columns: []column{left("ID"), left("TIME")},
-				row:     func(c change) []string { return []string{c.ID, moment(&c.CreatedAt)} },
+				columns: []column{left("ID"), left("TIME"), left("BY"), left("FROM"), left("ACTION"), left("SUBJECT")},
+				row: func(c change) []string {
+					return []string{
+						c.ID, moment(&c.At), c.by(), text(c.ClientIP), printable(c.Action),
+						printable(c.SubjectKind + " " + c.SubjectID),
+					}
+				},
 			})
 		}),
 	}
 	p.addTo(cmd)
-	when.addTo(cmd)
+	f.addTo(cmd)
 	return cmd
 }
 
 func exportChangesCommand(s *settings) *cobra.Command {
-	var when span
+	var f changeFilter
 	cmd := &cobra.Command{
 		Use:     "export",
 		Short:   "Exports changes as CSV or JSON",
@@ -59,7 +107,7 @@ func exportChangesCommand(s *settings) *cobra.Command {
 		Example: "  caddy llm-gateway changes export --from 2026-11-01 --format jsonl -o changes.jsonl",
 		Args:    exactly(),
 	}
-	when.addTo(cmd)
-	addExport(cmd, s, pathOf("changes", "export"), when.values)
+	f.addTo(cmd)
+	addExport(cmd, s, pathOf("changes", "export"), f.values)
 	return cmd
 }

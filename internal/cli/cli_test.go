@@ -63,6 +63,7 @@ const (
 	aBudget       = `{"max_dollars":100,"soft_dollars":null,"period":"monthly","spent_nanos":1430000}`
 	someUsage     = `{"from":"2026-11-01T00:00:00Z","to":null,"totals":{"requests":3,"cost_nanos":1000,"market_cost_nanos":1250,"savings_nanos":250,"savings_percent":20},"groups":[]}`
 	dailyUsage    = `{"from":null,"to":null,"totals":{"requests":3,"savings_percent":20},"groups":[{"key":{"model":"gpt-4o","date":"2026-11-01"},"requests":3,"savings_percent":20}]}`
+	aChange       = `{"id":"chg_1","at":"2026-11-01T08:00:00Z","actor_kind":"operator","actor_id":"t","actor_name":"Ada","client_ip":"192.0.2.1","action":"key.update","subject_kind":"key","subject_id":"key_1","before":{},"after":null}`
 	anEmptyList   = `{"data":[],"next_cursor":null}`
 	organizations = `{"data":[` + anOrg + `],"next_cursor":null}`
 )
@@ -76,7 +77,7 @@ var commandTests = map[string]struct {
 	shows  []string
 }{
 	"keys list": {
-		args: []string{"keys", "list"}, asks: "GET /v1/keys?limit=50", answer: `{"data":[` + aKey + `],"next_cursor":"abc"}`,
+		args: []string{"keys", "list", "--status", "active", "--search", "c"}, asks: "GET /v1/keys?limit=50&q=c&status=active", answer: `{"data":[` + aKey + `],"next_cursor":"abc"}`,
 		shows: []string{
 			"ID     NAME     STATUS  PREFIX               SPENT          LIMIT  RESET    LAST USED",
 			"key_1  ci\ufffd[31m  active  sk-proxy-a1b2...  $0.00009  $25.000000001  monthly  -", "--cursor abc",
@@ -154,12 +155,13 @@ var commandTests = map[string]struct {
 		asks: "GET /v1/audit?key_id=key_1&limit=50&status=200&streaming=true", answer: `{"data":[` + aRequest + `],"next_cursor":null}`,
 		shows: []string{"req_1    2026-11-01T08:00:00Z  ci   openai    gpt-4o-2024-08-06     200    1204          11  $0.002408  -"},
 	},
-	"audit show":     {args: []string{"audit", "show", "req_1"}, asks: "GET /v1/audit/req_1", answer: aRequest, shows: []string{"1.25s", "$0.00301"}},
-	"audit export":   {args: []string{"audit", "export", "--format", "jsonl", "--after", "req_0"}, asks: "GET /v1/audit/export?after=req_0&format=jsonl", answer: "{}\n", shows: []string{"{}\n"}},
-	"tokens list":    {args: []string{"tokens", "list"}, asks: "GET /v1/operator-tokens?limit=50", answer: `{"data":[` + aToken + `],"next_cursor":null}`, shows: []string{"opt_1  Ada   active"}},
-	"tokens create":  {args: []string{"tokens", "create", "--name", "Ada"}, asks: `POST /v1/operator-tokens {"name":"Ada"}`, status: 201, answer: `{"token":"the-token","operator_token":` + aToken + `}`, shows: []string{"  the-token\n"}},
-	"tokens revoke":  {args: []string{"tokens", "revoke", "opt_1"}, asks: "POST /v1/operator-tokens/opt_1/revoke", answer: aToken, shows: []string{"opt_1"}},
-	"changes list":   {args: []string{"changes", "list"}, asks: "GET /v1/changes?limit=50", answer: anEmptyList, shows: []string{"TIME"}},
+	"audit show":    {args: []string{"audit", "show", "req_1"}, asks: "GET /v1/audit/req_1", answer: aRequest, shows: []string{"1.25s", "$0.00301"}},
+	"audit export":  {args: []string{"audit", "export", "--format", "jsonl", "--after", "req_0"}, asks: "GET /v1/audit/export?after=req_0&format=jsonl", answer: "{}\n", shows: []string{"{}\n"}},
+	"tokens list":   {args: []string{"tokens", "list"}, asks: "GET /v1/operator-tokens?limit=50", answer: `{"data":[` + aToken + `],"next_cursor":null}`, shows: []string{"opt_1  Ada   active"}},
+	"tokens create": {args: []string{"tokens", "create", "--name", "Ada"}, asks: `POST /v1/operator-tokens {"name":"Ada"}`, status: 201, answer: `{"token":"the-token","operator_token":` + aToken + `}`, shows: []string{"  the-token\n"}},
+	"tokens revoke": {args: []string{"tokens", "revoke", "opt_1"}, asks: "POST /v1/operator-tokens/opt_1/revoke", answer: aToken, shows: []string{"opt_1"}},
+	"changes list": {args: []string{"changes", "list"}, asks: "GET /v1/changes?limit=50", answer: `{"data":[` + aChange + `],"next_cursor":null}`,
+		shows: []string{"chg_1  2026-11-01T08:00:00Z  operator Ada  192.0.2.1  key.update  key key_1"}},
 	"changes export": {args: []string{"changes", "export"}, asks: "GET /v1/changes/export?format=csv", answer: "id\n", shows: []string{"id\n"}},
 }
 
@@ -413,5 +415,25 @@ func TestHelpShowsExamples(t *testing.T) {
 	t.Parallel()
 	if got := run(t, "keys", "create", "--help"); got.err != nil || !strings.Contains(got.out, "caddy llm-gateway keys create --name laptop") {
 		t.Errorf("%v: %s", got.err, got.out)
+	}
+}
+
+// Two who edit the same must not undo what the other has done.
+func TestVersions(t *testing.T) {
+	t.Parallel()
+	var match string
+	flags := serve(t, func(w http.ResponseWriter, r *http.Request) {
+		match = r.Header.Get("If-Match")
+		w.Header().Set("ETag", `"key-1"`)
+		writeJSON(w, 200, aKey)
+	})
+	if got := run(t, append([]string{"keys", "show", "key_1"}, flags...)...); got.err != nil || !strings.Contains(got.out, "Version               key-1\n") {
+		t.Errorf("%v: %s", got.err, got.out)
+	}
+	for version, want := range map[string]string{"key-1": `"key-1"`, `"key-1"`: `"key-1"`, "*": "*", "": ""} {
+		got := run(t, append([]string{"keys", "edit", "key_1", "--name", "a", "--if-match", version}, flags...)...)
+		if got.err != nil || match != want {
+			t.Errorf("%v: of version %s asked for %s, want %s", got.err, version, match, want)
+		}
 	}
 }

@@ -83,25 +83,54 @@ func (i *idempotency) name() string {
 	return "cli-" + strings.ToLower(rand.Text())
 }
 
+// condition is the flag of a command that changes what others may change too.
+type condition struct{ version string }
+
+func (c *condition) addTo(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&c.version, "if-match", "", "change nothing unless this is still its version, as it was shown")
+}
+
+// tag returns the version as an entity tag.
+func (c *condition) tag() string {
+	if c.version == "" || c.version == "*" || strings.HasPrefix(c.version, `"`) {
+		return c.version
+	}
+	return `"` + c.version + `"`
+}
+
+// version is part of what the API has versions of: it is in a header of the
+// answer.
+type version struct{ tag string }
+
+func (v *version) readFrom(h http.Header) { v.tag = h.Get("ETag") }
+
+func (v *version) shown() string { return cmp.Or(printable(strings.Trim(v.tag, `"`)), none) }
+
 // do returns the body of the answer.
 func (c *client) do(ctx context.Context, k call) ([]byte, error) {
+	body, _, err := c.exchange(ctx, k)
+	return body, err
+}
+
+// exchange returns the body of the answer, and its header.
+func (c *client) exchange(ctx context.Context, k call) ([]byte, http.Header, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, fmt.Errorf("no answer within %s", callTimeout))
 	defer cancel()
 	res, err := c.open(ctx, k)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer+1))
 	switch {
 	case err != nil:
-		return nil, c.explain(ctx, k, err)
+		return nil, nil, c.explain(ctx, k, err)
 	case len(body) > maxAnswer:
-		return nil, fmt.Errorf("%s answers more than %d MiB: ask for less, with --limit", c.base, maxAnswer>>20)
+		return nil, nil, fmt.Errorf("%s answers more than %d MiB: ask for less, with --limit", c.base, maxAnswer>>20)
 	case res.StatusCode != http.StatusNoContent && !json.Valid(body):
-		return nil, c.stranger(res.Status)
+		return nil, nil, c.stranger(res.Status)
 	}
-	return body, nil
+	return body, res.Header, nil
 }
 
 // open returns the answer if it is a success. Its body is the caller's to

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -26,9 +27,10 @@ const toStdout = "-"
 const exportHelp = `
 
 The rows are written as they arrive, in whatever number. With --output they go
-to FILE.part, which becomes FILE when all have arrived: so a file of that name is
-complete. When the connection is cut the command ends with 1, and with --resume,
-and the same other flags, it goes on where FILE.part ends (CSV and JSON lines).`
+to FILE.part, which becomes FILE when all have arrived: so a file of that name
+is complete. When the connection is cut the command ends with 1, and with
+--resume and the same other flags it goes on where FILE.part ends (CSV and JSON
+lines).`
 
 var exportFormats = []string{"csv", "json", "jsonl"}
 
@@ -139,6 +141,7 @@ func (e *export) copyTo(ctx context.Context, s *session, w io.Writer, r *rows) e
 			return err
 		}
 	}
+	before := r.data()
 	p := progress{notes: s.notes, rows: r, shown: isTerminal(s.notes)}
 	_, err = io.Copy(io.MultiWriter(w, r, &p), body)
 	p.end()
@@ -147,6 +150,23 @@ func (e *export) copyTo(ctx context.Context, s *session, w io.Writer, r *rows) e
 	}
 	if err != nil {
 		return fmt.Errorf("the export is not complete: %w", s.explain(ctx, k, err))
+	}
+	return checkComplete(res, r.data()-before)
+}
+
+// completeTrailer is what the API ends a complete export with: how many rows
+// it has.
+const completeTrailer = "X-Export-Complete"
+
+// checkComplete compares what has arrived with what the API says at the end, if
+// the answer has come on a way that lets that through.
+func checkComplete(res *http.Response, arrived int64) error {
+	values, announced := res.Trailer[completeTrailer]
+	if !announced {
+		return nil
+	}
+	if len(values) != 1 || values[0] != count(arrived) {
+		return fmt.Errorf("the export is not complete: %d rows have arrived, and the gateway tells of %q", arrived, values)
 	}
 	return nil
 }

@@ -170,3 +170,30 @@ func TestRefusedExportsLeaveNoFile(t *testing.T) {
 		t.Errorf("leaves %q", left)
 	}
 }
+
+// A proxy in between may end an answer as if it were whole.
+func TestExportsAreAsLongAsTheGatewayTells(t *testing.T) {
+	t.Parallel()
+	for format, text := range map[string]string{
+		"csv": "name,id\r\n\"a\nb\",row0\r\nc,row1\r\n", "jsonl": "{\"id\":\"row0\"}\n{\"id\":\"row1\"}\n",
+		"json": "[\n{\"id\":\"row0\"},\n{\"id\":\"row1\"}\n]\n",
+	} {
+		for rows, complete := range map[string]bool{"2": true, "3": false, "": false} {
+			t.Run(format+" of "+rows, func(t *testing.T) {
+				t.Parallel()
+				flags := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+					w.Header().Set("Trailer", completeTrailer)
+					_, _ = io.WriteString(w, text)
+					if rows != "" {
+						w.Header().Set(completeTrailer, rows)
+					}
+				})
+				file := filepath.Join(t.TempDir(), "export."+format)
+				got := run(t, append([]string{"audit", "export", "-o", file}, flags...)...)
+				if _, err := os.Stat(file); (got.err == nil) != complete || (err == nil) != complete {
+					t.Errorf("%v, and %v; %s", got.err, err, got.notes)
+				}
+			})
+		}
+	}
+}

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"encoding/json"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -95,6 +96,34 @@ func (in *input) choice(name, usage string, choices ...string) {
 	complete(in.cmd, name, choices...)
 }
 
+// filterFlag is a flag that selects elements of a list by a parameter of the
+// API.
+type filterFlag struct{ flag, parameter, usage string }
+
+// filterFlags are what such flags are set to, by parameter.
+type filterFlags map[string]*string
+
+func (f filterFlags) addTo(cmd *cobra.Command, flags ...filterFlag) {
+	for _, flag := range flags {
+		f[flag.parameter] = cmd.Flags().String(flag.flag, "", flag.usage)
+	}
+}
+
+func (f filterFlags) values() url.Values {
+	q := url.Values{}
+	for name, value := range f {
+		setIf(q, name, *value)
+	}
+	return q
+}
+
+// setIf sets a parameter that is given.
+func setIf(q url.Values, name, value string) {
+	if value != "" {
+		q.Set(name, value)
+	}
+}
+
 // complete tells the shell what a flag may be. The API alone refuses others.
 func complete(cmd *cobra.Command, name string, choices ...string) {
 	if err := cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(choices, cobra.ShellCompDirectiveNoFileComp)); err != nil {
@@ -128,6 +157,7 @@ func keyFields(in *input) {
 	in.list("allowed-models", "globs of models that may be used, such as 'gpt-4o*' or 'openai/*'")
 	in.list("allowed-ips", "addresses and CIDR ranges of clients")
 	in.clearable("project", "project whose budget the key shares")
+	in.clearable("owner-id", "id of the member whose key it is")
 	in.number("rate-limit-rpm", "requests per calendar minute")
 	in.number("rate-limit-tpm", "tokens per calendar minute, input and output")
 	in.number("max-concurrent", "requests that may be open at a time")

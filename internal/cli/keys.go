@@ -22,6 +22,7 @@ type key struct {
 	AllowedModels           []string       `json:"allowed_models"`
 	AllowedIPs              []string       `json:"allowed_ips"`
 	Project                 *string        `json:"project"`
+	OwnerID                 *string        `json:"owner_id"`
 	RateLimitRPM            *int64         `json:"rate_limit_rpm"`
 	RateLimitTPM            *int64         `json:"rate_limit_tpm"`
 	MaxConcurrent           *int64         `json:"max_concurrent"`
@@ -33,6 +34,7 @@ type key struct {
 	CreatedAt               time.Time      `json:"created_at"`
 	LastUsedAt              *time.Time     `json:"last_used_at"`
 	SpendNanos              metering.Money `json:"spend_nanos"`
+	version
 }
 
 // createdKey holds the secret of a key, which is shown once.
@@ -60,16 +62,18 @@ addresses, in their rate and in what they spend.`,
 
 func listKeysCommand(s *settings) *cobra.Command {
 	var p paging
+	f := filterFlags{}
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "Lists the keys, newest first, revoked ones included",
 		Long: `Lists the organization's keys, newest first, with what each has spent in the
 current period of its limit, or ever if it has none.`,
 		Example: `  caddy llm-gateway keys list
-  caddy llm-gateway keys list --all --json | jq -r '.data[] | select(.status == "active") | .id'`,
+  caddy llm-gateway keys list --status active --project search
+  caddy llm-gateway keys list --all --json | jq -r '.data[].id'`,
 		Args: exactly(),
 		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			return list(ctx, s, &p, pathOf("keys"), nil, view[key]{
+			return list(ctx, s, &p, pathOf("keys"), f.values(), view[key]{
 				columns: []column{
 					left("ID"), left("NAME"), left("STATUS"), left("PREFIX"),
 					right("SPENT"), right("LIMIT"), left("RESET"), left("LAST USED"),
@@ -84,6 +88,13 @@ current period of its limit, or ever if it has none.`,
 		}),
 	}
 	p.addTo(cmd)
+	f.addTo(cmd,
+		filterFlag{"status", "status", "keys that are active, expired or revoked"},
+		filterFlag{"project", "project", "keys of this project"},
+		filterFlag{"owner-id", "owner_id", "keys of the member of this id"},
+		filterFlag{"search", "q", "keys whose name contains this text"},
+	)
+	complete(cmd, "status", "active", "expired", "revoked")
 	return cmd
 }
 
@@ -141,12 +152,14 @@ second.`,
 	}
 	in := newInput(cmd)
 	keyFields(in)
+	var c condition
+	c.addTo(cmd)
 	cmd.RunE = s.run(func(ctx context.Context, s *session, args []string) error {
 		body, err := in.changes()
 		if err != nil {
 			return err
 		}
-		return answer(ctx, s, call{method: http.MethodPatch, path: pathOf("keys", args[0]), body: body}, showKey)
+		return answer(ctx, s, call{method: http.MethodPatch, path: pathOf("keys", args[0]), body: body, ifMatch: c.tag()}, showKey)
 	})
 	return cmd
 }
@@ -224,6 +237,7 @@ func showKey(w io.Writer, k key) error {
 		field{"Models", each(k.AllowedModels)},
 		field{"Addresses", each(k.AllowedIPs)},
 		field{"Project", text(k.Project)},
+		field{"Owner", text(k.OwnerID)},
 		field{"Requests per minute", number(k.RateLimitRPM)},
 		field{"Tokens per minute", number(k.RateLimitTPM)},
 		field{"Open requests", number(k.MaxConcurrent)},
@@ -235,5 +249,6 @@ func showKey(w io.Writer, k key) error {
 		field{"Earlier secret until", moment(k.PreviousSecretExpiresAt)},
 		field{"Created", moment(&k.CreatedAt)},
 		field{"Last used", moment(k.LastUsedAt)},
+		field{"Version", k.shown()},
 	)
 }

@@ -47,14 +47,15 @@ func membersCommand() *cobra.Command {
 
 func listMembersCommand(s *settings) *cobra.Command {
 	var p paging
+	f := filterFlags{}
 	cmd := &cobra.Command{
 		Use:     "list",
 		Short:   "Lists the members, and who is invited",
-		Long:    "Lists the organization's members, newest first, and those who are invited and have not joined.",
+		Long:    "Lists the organization's members, newest first, and those who are invited.",
 		Example: "  caddy llm-gateway members list --org acme",
 		Args:    exactly(),
 		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			return list(ctx, s, &p, pathOf("members"), nil, view[member]{
+			return list(ctx, s, &p, pathOf("members"), f.values(), view[member]{
 				columns: []column{left("ID"), left("EMAIL"), left("NAME"), left("ROLE"), left("JOINED"), left("INVITED BY")},
 				row: func(m member) []string {
 					return []string{
@@ -66,6 +67,8 @@ func listMembersCommand(s *settings) *cobra.Command {
 		}),
 	}
 	p.addTo(cmd)
+	f.addTo(cmd, filterFlag{"role", "role", "members with this role"})
+	complete(cmd, "role", roles...)
 	return cmd
 }
 
@@ -118,7 +121,7 @@ func editMemberCommand(s *settings) *cobra.Command {
 	}
 	in := newInput(cmd)
 	in.choice("role", "what they may do", roles...)
-	in.text("name", "name, for people")
+	in.clearable("name", "name, for people")
 	cmd.RunE = s.run(func(ctx context.Context, s *session, args []string) error {
 		body, err := in.changes()
 		if err != nil {

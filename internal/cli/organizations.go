@@ -30,6 +30,7 @@ type budget struct {
 	SpentNanos   metering.Money `json:"spent_nanos"`
 	PeriodStart  *time.Time     `json:"period_start"`
 	PeriodEnd    *time.Time     `json:"period_end"`
+	version
 }
 
 func organizationsCommand() *cobra.Command {
@@ -176,12 +177,14 @@ spent in the period before counts.`,
 	in.clearable("week-start", "day that weeks start on: sunday, monday or saturday")
 	in.choice("hold", "what is held for a request before it is sent", "estimate", "strict")
 	in.number("rate-limit-rpm", "requests per calendar minute, all keys together")
+	var c condition
+	c.addTo(cmd)
 	cmd.RunE = s.run(func(ctx context.Context, s *session, _ []string) error {
 		body, err := in.changes()
 		if err != nil {
 			return err
 		}
-		return answer(ctx, s, call{method: http.MethodPut, path: pathOf("budget"), body: body}, showBudget)
+		return answer(ctx, s, call{method: http.MethodPut, path: pathOf("budget"), body: body, ifMatch: c.tag()}, showBudget)
 	})
 	return cmd
 }
@@ -206,5 +209,6 @@ func showBudget(w io.Writer, b budget) error {
 		field{"Week start", b.WeekStart},
 		field{"Hold", b.Hold},
 		field{"Requests per minute", number(b.RateLimitRPM)},
+		field{"Version", b.shown()},
 	)
 }

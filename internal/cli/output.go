@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +20,7 @@ const none = "-"
 
 // answer asks the API, and prints its JSON or shows it with show.
 func answer[T any](ctx context.Context, s *session, k call, show func(io.Writer, T) error) error {
-	body, err := s.do(ctx, k)
+	body, header, err := s.exchange(ctx, k)
 	if err != nil {
 		return err
 	}
@@ -29,6 +30,9 @@ func answer[T any](ctx context.Context, s *session, k call, show func(io.Writer,
 	v, err := decode[T](s.client, body)
 	if err != nil {
 		return err
+	}
+	if versioned, ok := any(&v).(interface{ readFrom(h http.Header) }); ok {
+		versioned.readFrom(header)
 	}
 	return show(s.out, v)
 }

@@ -16,7 +16,9 @@ import (
 type rows struct {
 	csv      bool
 	inQuotes bool // CSV: a line break belongs to a field
+	first    byte // of the line so far; 0 at its start
 	lines    int64
+	objects  int64 // lines that are JSON objects
 	read     int64 // bytes so far
 	// start and end are of the last complete row.
 	start, end int64
@@ -30,10 +32,10 @@ func (e *export) newRows() *rows { return &rows{csv: e.format == "csv"} }
 
 // data is how many complete rows there are, CSV's header apart.
 func (r *rows) data() int64 {
-	if r.csv && r.lines > 0 {
-		return r.lines - 1
+	if r.csv {
+		return max(r.lines-1, 0)
 	}
-	return r.lines
+	return r.objects
 }
 
 // Write never fails.
@@ -44,7 +46,14 @@ func (r *rows) Write(b []byte) (int, error) {
 			r.inQuotes = !r.inQuotes // a doubled one does so twice
 		case c == '\n' && !r.inQuotes:
 			r.lines++
-			r.start, r.end = r.end, r.read+int64(i)+1
+			if r.first == '{' {
+				r.objects++
+			}
+			r.start, r.end, r.first = r.end, r.read+int64(i)+1, 0
+			continue
+		}
+		if r.first == 0 {
+			r.first = c
 		}
 	}
 	r.read += int64(len(b))
@@ -63,7 +72,7 @@ func (r *rows) readFrom(f *os.File) error {
 	if _, err := f.Seek(r.end, io.SeekStart); err != nil {
 		return err
 	}
-	r.inQuotes, r.read = false, r.end
+	r.inQuotes, r.first, r.read = false, 0, r.end
 	if r.lines == 0 {
 		return nil
 	}
@@ -101,7 +110,7 @@ func (r *rows) readID(text []byte) error {
 	} else if err := json.Unmarshal(text, &fields); err != nil {
 		return fmt.Errorf("read its last row: %w", err)
 	}
-	for _, name := range []string{"request_id", "id"} {
+	for _, name := range []string{"id", "request_id"} {
 		if id, _ := fields[name].(string); id != "" {
 			r.lastID = id
 			return nil

@@ -36,13 +36,6 @@ func (s *span) values() (url.Values, error) {
 	return q, nil
 }
 
-// setIf sets a parameter that is given.
-func setIf(q url.Values, name, value string) {
-	if value != "" {
-		q.Set(name, value)
-	}
-}
-
 // usageQuery are the flags of a command that shows usage.
 type usageQuery struct {
 	span
@@ -92,6 +85,7 @@ type totals struct {
 	PromptTokens     int64          `json:"prompt_tokens"`
 	CompletionTokens int64          `json:"completion_tokens"`
 	CachedTokens     int64          `json:"cached_tokens"`
+	ReasoningTokens  int64          `json:"reasoning_tokens"`
 	CostNanos        metering.Money `json:"cost_nanos"`
 	MarketCostNanos  metering.Money `json:"market_cost_nanos"`
 	SavingsNanos     metering.Money `json:"savings_nanos"`
@@ -129,7 +123,7 @@ func showUsage(w io.Writer, u usage) error {
 	for _, name := range names {
 		columns = append(columns, left(strings.ToUpper(strings.ReplaceAll(name, "_", " "))))
 	}
-	columns = append(columns, right("REQUESTS"), right("PROMPT"), right("COMPLETION"), right("CACHED"),
+	columns = append(columns, right("REQUESTS"), right("PROMPT"), right("COMPLETION"), right("CACHED"), right("REASONING"),
 		right("COST"), right("MARKET"), right("SAVED"), right("SAVED %"))
 	var rows [][]string
 	for _, g := range u.Groups {
@@ -175,7 +169,7 @@ func groupValue(v any) string {
 
 func (t totals) cells() []string {
 	return []string{
-		count(t.Requests), count(t.PromptTokens), count(t.CompletionTokens), count(t.CachedTokens),
+		count(t.Requests), count(t.PromptTokens), count(t.CompletionTokens), count(t.CachedTokens), count(t.ReasoningTokens),
 		usd(t.CostNanos), usd(t.MarketCostNanos), usd(t.SavingsNanos), t.SavingsPercent.String(),
 	}
 }
