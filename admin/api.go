@@ -54,7 +54,8 @@ type Gateway interface {
 // nouns are the first path segments under /v1 that belong to this API. The
 // others there, /v1/chat/completions and /v1/models, are proxy routes.
 var nouns = []string{
-	"account", "audit", "billing", "budget", "flush", "keys", "ledger", "nodes", "openapi.json", "projects", "providers", "usage",
+	"account", "audit", "billing", "budget", "flush", "keys", "ledger", "members", "nodes",
+	"openapi.json", "organizations", "projects", "providers", "usage",
 }
 
 const openAPIPath = "/v1/openapi.json"
@@ -73,6 +74,8 @@ func New(g Gateway) http.Handler {
 	a := &api{gateway: g, mux: http.NewServeMux()}
 	a.huma = humago.New(a.mux, a.config())
 	a.registerAccount()
+	a.registerOrganizations()
+	a.registerMembers()
 	a.registerKeys()
 	a.registerUsage()
 	a.registerAudit()

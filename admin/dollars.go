@@ -45,6 +45,15 @@ func (dollarText) Schema(huma.Registry) *huma.Schema {
 
 // amount reads the text exactly.
 func (d dollarText) amount() (billing.Money, error) {
+	m, err := d.signed()
+	if err == nil && m < 0 {
+		return 0, errors.New("expected an amount of at least 0")
+	}
+	return m, err
+}
+
+// signed reads an amount that may be negative.
+func (d dollarText) signed() (billing.Money, error) {
 	text := string(d)
 	switch c := text[0]; {
 	case c == '"':
@@ -60,10 +69,19 @@ func (d dollarText) amount() (billing.Money, error) {
 	if err != nil {
 		return 0, errors.New("expected a decimal amount with at most 9 decimals, below 9.2 billion")
 	}
-	if m < 0 {
-		return 0, errors.New("expected an amount of at least 0")
-	}
 	return m, nil
+}
+
+// signedDollarText is an amount in requests that must be there and may be
+// negative.
+type signedDollarText struct{ dollarText }
+
+// Schema leaves the checks to signed.
+func (signedDollarText) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Extensions: map[string]any{
+		"type":    []string{"number", "string"},
+		"pattern": `^-?[0-9]+(\.[0-9]+)?$`,
+	}}
 }
 
 // maxShift is beyond any exponent that a representable amount is written with.

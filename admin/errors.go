@@ -52,6 +52,13 @@ func notFound(noun string) error {
 	return &problem{status: http.StatusNotFound, Message: "no such " + noun + ": check the id"}
 }
 
+// taken is the answer for a name that is to be unique and is another's.
+func taken(location, message string) error {
+	var f faults
+	f.add(location, message)
+	return f.problem(http.StatusConflict)
+}
+
 var errNoProject = &problem{
 	status:  http.StatusNotFound,
 	Message: "no settings for a project of this name: PUT makes them, and GET /v1/projects lists all",

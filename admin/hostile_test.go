@@ -73,6 +73,7 @@ func TestFieldsThatAreRefused(t *testing.T) {
 		"allowed_models":           append(lists, `["a b"]`),
 		"allowed_ips":              append(lists, `["1.2.3"]`, `["1.2.3.4/33"]`, `["fe80::1%eth0"]`, `["010.0.0.1"]`),
 		"project":                  {`""`, `"."`, `".."`, `"a/b"`, `"a b"`, `"ä"`, `"\u0000"`, `1`, `[]`, `{}`, long},
+		"owner_id":                 {`""`, `"mem_x"`, `"' OR 1=1 --"`, `"\u0000"`, `1`, `[]`, `{}`, long},
 		"rate_limit_rpm":           numbers,
 		"rate_limit_tpm":           numbers,
 		"max_concurrent":           numbers,
@@ -141,6 +142,11 @@ func TestPathsThatNameNothing(t *testing.T) {
 			{http.MethodPost, "/v1/keys/" + name + "/revoke", ""}, {http.MethodGet, "/v1/keys/" + name + "/usage", ""},
 			{http.MethodGet, "/v1/projects/" + name, ""}, {http.MethodDelete, "/v1/projects/" + name, ""},
 			{http.MethodGet, "/v1/nodes/" + name + "/leases", ""}, {http.MethodGet, "/v1/audit/" + name, ""},
+			{http.MethodGet, "/v1/members/" + name, ""}, {http.MethodPatch, "/v1/members/" + name, `{}`}, {http.MethodDelete, "/v1/members/" + name, ""},
+			{http.MethodGet, "/v1/organizations/" + name, ""}, {http.MethodPatch, "/v1/organizations/" + name, `{}`},
+			{http.MethodPost, "/v1/organizations/" + name + "/adjustments", `{"amount_dollars":1,"reason":"x"}`},
+			{http.MethodGet, "/v1/members?cursor=" + name, ""}, {http.MethodGet, "/v1/organizations?cursor=" + name, ""},
+			{http.MethodGet, "/v1/keys?q=" + name, ""}, {http.MethodGet, "/v1/keys?owner_id=" + name, ""}, {http.MethodGet, "/v1/keys?project=" + name, ""},
 			{http.MethodGet, "/v1/keys?cursor=" + name, ""}, {http.MethodGet, "/v1/projects?cursor=" + name, ""},
 		} {
 			if a := c.do(x.method, x.path, x.body); a.status >= 500 || a.status < 200 {

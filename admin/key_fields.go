@@ -32,6 +32,7 @@ type KeySettings struct {
 	AllowedModels         optional[[]string]    `json:"allowed_models,omitzero" maxItems:"200" maxLength:"200" doc:"Globs such as gpt-4o* or openai/*, in which * stands for any run of characters, also none and also slashes. They match whole names, in their case, bare or as provider/model. Empty allows all." example:"[\"gpt-4o*\"]"`
 	AllowedIPs            optional[[]string]    `json:"allowed_ips,omitzero" maxItems:"200" maxLength:"200" doc:"Addresses and CIDR ranges, IPv4 and IPv6; empty allows all." example:"[\"192.0.2.0/24\"]"`
 	Project               optional[string]      `json:"project,omitzero" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9._-]+$" doc:"The keys of a project share its budget; null is none."`
+	OwnerID               optional[string]      `json:"owner_id,omitzero" minLength:"1" maxLength:"100" doc:"The member whose key it is; null is the organization's. A developer's key is always their own."`
 	RateLimitRPM          optional[wholeNumber] `json:"rate_limit_rpm,omitzero" doc:"Requests per calendar minute; 0 or null is no limit."`
 	RateLimitTPM          optional[wholeNumber] `json:"rate_limit_tpm,omitzero" doc:"Tokens per calendar minute, input and output together; 0 or null is no limit."`
 	MaxConcurrent         optional[wholeNumber] `json:"max_concurrent,omitzero" doc:"Requests that may be open at a time; 0 or null is no limit."`
@@ -109,6 +110,9 @@ func (s KeySettings) apply(f *faults, k *billing.Key, now time.Time) {
 	}
 	if s.Project.Set {
 		k.Project = checkProject(f, s.Project.Value)
+	}
+	if s.OwnerID.Set {
+		k.Owner = s.OwnerID.Value
 	}
 	if s.RateLimitRPM.Set {
 		k.RateLimitRPM = int64(s.RateLimitRPM.Value)

@@ -21,6 +21,7 @@ type key struct {
 	AllowedModels           []string      `json:"allowed_models" nullable:"false" doc:"Globs; empty allows all."`
 	AllowedIPs              []string      `json:"allowed_ips" nullable:"false" doc:"Addresses and CIDR ranges; empty allows all."`
 	Project                 *string       `json:"project" doc:"The keys of a project share its budget; null is none."`
+	OwnerID                 *string       `json:"owner_id" doc:"The member whose key it is, who may have left; null is the organization's."`
 	RateLimitRPM            *int64        `json:"rate_limit_rpm" doc:"Requests per calendar minute; null is no limit."`
 	RateLimitTPM            *int64        `json:"rate_limit_tpm" doc:"Tokens per calendar minute, input and output; null is no limit."`
 	MaxConcurrent           *int64        `json:"max_concurrent" doc:"Requests that may be open at a time; null is no limit."`
@@ -52,6 +53,7 @@ func newKey(k billing.Key, spend billing.Money, now time.Time) key {
 		AllowedModels:           orEmpty(k.AllowedModels),
 		AllowedIPs:              orEmpty(k.AllowedIPs),
 		Project:                 orNil(k.Project),
+		OwnerID:                 orNil(k.Owner),
 		RateLimitRPM:            orNil(k.RateLimitRPM),
 		RateLimitTPM:            orNil(k.RateLimitTPM),
 		MaxConcurrent:           orNil(k.MaxConcurrent),
@@ -64,6 +66,29 @@ func newKey(k billing.Key, spend billing.Money, now time.Time) key {
 		LastUsedAt:              timeOrNil(k.LastUsedAt),
 		SpendNanos:              spend,
 	}
+}
+
+type listKeysInput struct {
+	Paging
+	Status  string `query:"status" enum:"active,expired,revoked" doc:"Keys that are so now."`
+	Project string `query:"project" maxLength:"64" doc:"Keys of this project."`
+	OwnerID string `query:"owner_id" maxLength:"100" doc:"Keys of this member."`
+	Q       string `query:"q" maxLength:"200" doc:"Keys whose name contains this text, its ASCII letters in whatever case."`
+}
+
+// filter reads the parameters that select keys.
+func (in *listKeysInput) filter(now time.Time) (billing.KeyFilter, error) {
+	var f faults
+	for _, p := range []struct{ location, text string }{
+		{"query.project", in.Project}, {"query.owner_id", in.OwnerID}, {"query.q", in.Q},
+	} {
+		if !isPlainText(p.text) {
+			f.add(p.location, "expected text without control characters")
+		}
+	}
+	return billing.KeyFilter{
+		Owner: in.OwnerID, Project: in.Project, Name: in.Q, Status: billing.KeyStatus(in.Status), At: now,
+	}, f.err()
 }
 
 type keyInput struct {
@@ -120,17 +145,21 @@ func (a *api) registerKeys() {
 	a.registerRotation(tags)
 }
 
-func (a *api) listKeys(ctx context.Context, in *Paging) (*body[list[key]], error) {
+func (a *api) listKeys(ctx context.Context, in *listKeysInput) (*body[list[key]], error) {
 	page, err := in.page()
 	if err != nil {
 		return nil, err
 	}
-	org, now := organizationOf(ctx), time.Now()
-	found, err := a.gateway.Store().ListKeys(ctx, org, page)
+	now := time.Now()
+	filter, err := in.filter(now)
+	if err != nil {
+		return nil, err
+	}
+	found, err := a.gateway.Store().ListKeys(ctx, organizationOf(ctx), filter, page)
 	if err != nil {
 		return nil, listError("keys", err)
 	}
-	keys, next := cut(*in, found, func(k billing.Key) string { return k.ID })
+	keys, next := cut(in.Paging, found, func(k billing.Key) string { return k.ID })
 	spend, err := a.keySpend(ctx, keys, now)
 	if err != nil {
 		return nil, err
@@ -152,7 +181,13 @@ func (a *api) createKey(ctx context.Context, in *createKeyInput) (*body[createdK
 		UsageLimitReset: billing.Never,
 		CreatedAt:       now,
 	}
+	if c := callerOf(ctx); c.role == billing.RoleDeveloper {
+		k.Owner = c.member.ID
+	}
 	if err := in.Body.apply(&k, now); err != nil {
+		return nil, err
+	}
+	if err := a.checkOwner(ctx, in.Body.OwnerID); err != nil {
 		return nil, err
 	}
 	if err := a.gateway.Store().CreateKey(ctx, k); err != nil {
@@ -171,7 +206,12 @@ func (a *api) getKey(ctx context.Context, in *keyInput) (*body[key], error) {
 }
 
 func (a *api) updateKey(ctx context.Context, in *updateKeyInput) (*body[key], error) {
+	unknownOwner := a.checkOwner(ctx, in.Body.OwnerID)
 	k, err := a.changeKey(ctx, in.ID, func(k *billing.Key) error {
+		// A client may send back what it has read, of one who has left too.
+		if unknownOwner != nil && k.Owner != in.Body.OwnerID.Value {
+			return unknownOwner
+		}
 		if !k.RevokedAt.IsZero() {
 			return billing.ErrRevoked
 		}

@@ -81,7 +81,7 @@ func TestFieldsOfANewKey(t *testing.T) {
 			created := api.createKey(x.body)
 			want := decode[map[string]any](t, answer{body: x.want})
 			for _, field := range []string{
-				"project", "rate_limit_tpm", "max_concurrent", "usage_soft_limit_dollars", "previous_secret_expires_at",
+				"owner_id", "project", "rate_limit_tpm", "max_concurrent", "usage_soft_limit_dollars", "previous_secret_expires_at",
 			} {
 				if _, given := want[field]; !given {
 					want[field] = nil

@@ -31,6 +31,12 @@ var access = map[string][]billing.Role{
 	"revoke-key":    keepers,
 	"rotate-key":    keepers,
 
+	"list-members":  readers,
+	"get-member":    readers,
+	"invite-member": admins,
+	"update-member": admins,
+	"delete-member": admins,
+
 	"get-usage":  members,
 	"list-audit": members,
 	"get-audit":  members,

@@ -35,6 +35,12 @@ type rotateKey struct {
 
 // Resolve refuses what looks like an idempotency key and would not be one.
 func (in *rotateKeyInput) Resolve(ctx huma.Context) []error {
+	return checkIdempotencyHeader(ctx, "expected one value of 16 to 255 visible ASCII characters")
+}
+
+// checkIdempotencyHeader refuses a header that is there more than once, or is
+// empty.
+func checkIdempotencyHeader(ctx huma.Context, expected string) []error {
 	var values []string
 	ctx.EachHeader(func(name, value string) {
 		if strings.EqualFold(name, idempotencyHeader) {
@@ -42,9 +48,7 @@ func (in *rotateKeyInput) Resolve(ctx huma.Context) []error {
 		}
 	})
 	if len(values) > 1 || len(values) == 1 && values[0] == "" {
-		return []error{&huma.ErrorDetail{
-			Location: "header." + idempotencyHeader, Message: "expected one value of 16 to 255 visible ASCII characters",
-		}}
+		return []error{&huma.ErrorDetail{Location: "header." + idempotencyHeader, Message: expected}}
 	}
 	return nil
 }

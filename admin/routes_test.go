@@ -16,7 +16,7 @@ func TestHandlesItsOwnPathsOnly(t *testing.T) {
 	for path, want := range map[string]bool{
 		"/v1/account": true, "/v1/keys": true, "/v1/keys/": true, "/v1/keys/x/y/z": true, "/v1/openapi.json": true,
 		"/v1/usage": true, "/v1/audit/x": true, "/v1/billing": true, "/v1/billing/purchase": true, "/v1/budget": true, "/v1/budgets": false, "/v1/flush": true,
-		"/v1/ledger/verify":    true,
+		"/v1/ledger/verify": true, "/v1/organizations": true, "/v1/organizations/x/adjustments": true, "/v1/members/x": true,
 		"/v1/chat/completions": false, "/v1/models": false, "/v1": false, "/v1/": false, "/": false, "/v1/keysx": false,
 		"/v2/keys": false, "/openai/v1/keys": false, "/keys": false, "/V1/keys": false,
 	} {
@@ -130,6 +130,9 @@ func TestOtherMethods(t *testing.T) {
 		{http.MethodGet, "/v1/keys/x/revoke", "POST"},
 		{http.MethodDelete, "/v1/budget", "GET, PUT"},
 		{http.MethodGet, "/v1/flush", "POST"},
+		{http.MethodPut, "/v1/organizations/x", "GET, PATCH"},
+		{http.MethodGet, "/v1/organizations/x/adjustments", "POST"},
+		{http.MethodPost, "/v1/members/x", "GET, PATCH, DELETE"},
 		{http.MethodHead, "/v1/flush", "POST"},
 		{http.MethodOptions, "/v1/account", "GET"},
 		{"PURGE", "/v1/openapi.json", "GET"},

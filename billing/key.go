@@ -73,6 +73,18 @@ type Key struct {
 	SecretExpiresAt time.Time
 }
 
+// KeyFilter selects keys. Zero values select all.
+type KeyFilter struct {
+	// Owner is a member's id.
+	Owner   string
+	Project string
+	// Name is a part of the key's, its ASCII letters in whatever case.
+	Name string
+	// Status is that at the time At.
+	Status KeyStatus
+	At     time.Time
+}
+
 // KeyRef names a key.
 type KeyRef struct{ OrganizationID, ID string }
 

@@ -25,11 +25,14 @@ const (
 	RoleOperator Role = "operator"
 )
 
+// Roles are those that members have.
+var Roles = []Role{RoleOwner, RoleAdmin, RoleDeveloper, RoleFinance, RoleViewer}
+
 // Member is a person in an organization. One who has not joined yet is invited.
 type Member struct {
 	ID             string
 	OrganizationID string
-	// Email is lower case, and unique in the organization.
+	// Email is as of NormalizeEmail, and unique in the organization.
 	Email string
 	Name  string
 	Role  Role
@@ -50,24 +53,43 @@ type Identity struct {
 	Name  string
 }
 
+// NormalizeEmail returns an address in the form that it is compared in: with
+// ASCII letters in lower case. Other letters stay as they are, since the lower
+// case of some of them is an ASCII letter: the address of another person.
+func NormalizeEmail(address string) string {
+	lower := []byte(address)
+	for i, c := range lower {
+		if 'A' <= c && c <= 'Z' {
+			lower[i] = c + 'a' - 'A'
+		}
+	}
+	return string(lower)
+}
+
+// MemberFilter selects members. Its zero value selects all.
+type MemberFilter struct{ Role Role }
+
 // Members are the people in organizations.
 type Members interface {
 	// CreateMember adds a member; ErrExists says that the organization has one
-	// with this e-mail address, and ErrNotFound that it does not exist.
+	// with this e-mail address or identity, and ErrNotFound that it does not exist.
 	CreateMember(ctx context.Context, m Member) error
 	// ListMembers returns members in the order of their ids, newest first.
-	ListMembers(ctx context.Context, org string, page Page) ([]Member, error)
+	ListMembers(ctx context.Context, org string, f MemberFilter, page Page) ([]Member, error)
 	// Member returns one member of the organization, or ErrNotFound.
 	Member(ctx context.Context, org, id string) (Member, error)
 	// UpdateMember reads the member, lets change alter it, and writes it back, all
 	// in one transaction; an error from change is returned and nothing is written.
-	// Id, organization and creation time do not change. ErrLastOwner says that the
-	// organization would be left without an owner who has joined.
+	// Only name and role change. ErrLastOwner says that the organization would lose
+	// its last owner who has joined.
 	UpdateMember(ctx context.Context, org, id string, change func(*Member) error) (Member, error)
-	// DeleteMember removes a member, or is ErrNotFound or ErrLastOwner. The keys
-	// they own stay.
-	DeleteMember(ctx context.Context, org, id string) error
+	// DeleteMember removes a member, or is ErrNotFound or ErrLastOwner; an error
+	// from check, in the same transaction, is returned and nothing is removed. The
+	// keys they own stay.
+	DeleteMember(ctx context.Context, org, id string, check func(Member) error) error
 	// Memberships returns the members that an identity is, by organization.
-	// Invitations to its e-mail address are accepted first, as of the given time.
+	// Invitations to its e-mail address are accepted first, as of the given time,
+	// but for those to organizations that it is a member of: each member is one
+	// identity, for good, and each identity one member of an organization.
 	Memberships(ctx context.Context, who Identity, at time.Time) ([]Member, error)
 }

@@ -11,6 +11,7 @@ import (
 // concurrently, and return when what they did is durable.
 type Store interface {
 	Organizations
+	Members
 	Projects
 	Keys
 	Leases
@@ -35,6 +36,12 @@ type Organizations interface {
 	Organization(ctx context.Context, id string) (Organization, error)
 	// EnsureOrganization creates the organization unless it exists.
 	EnsureOrganization(ctx context.Context, org Organization) error
+	// CreateOrganization creates the organization with its first members, in one
+	// transaction, or is ErrExists.
+	CreateOrganization(ctx context.Context, org Organization, members ...Member) error
+	// ListOrganizations returns organizations and their balances in the order of
+	// their ids.
+	ListOrganizations(ctx context.Context, page Page) ([]Account, error)
 	// UpdateOrganization reads the organization, lets change alter it, and
 	// writes it back, all in one transaction; an error from change is returned
 	// and nothing is written. Id and creation time do not change.
@@ -71,7 +78,7 @@ type Keys interface {
 	// Key returns one key of the organization, or ErrNotFound.
 	Key(ctx context.Context, org, id string) (Key, error)
 	// ListKeys returns keys in order of creation, newest first.
-	ListKeys(ctx context.Context, org string, page Page) ([]Key, error)
+	ListKeys(ctx context.Context, org string, f KeyFilter, page Page) ([]Key, error)
 	// UpdateKey reads the key, lets change alter it, and writes it back, all
 	// in one transaction; an error from change is returned and nothing is
 	// written. Id, organization, secrets, and the times of creation and of the

@@ -37,6 +37,7 @@ func Run(t *testing.T, open func(t *testing.T) billing.Store) {
 		run  func(t *testing.T, open Open)
 	}{
 		{"Organizations", testOrganizations},
+		{"Members", testMembers},
 		{"Keys", testKeys},
 		{"Changes", testChanges},
 		{"Rotations", testRotations},

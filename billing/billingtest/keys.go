@@ -15,6 +15,8 @@ func testKeys(t *testing.T, open Open) {
 		"all fields are kept":                          keepsAllFieldsOfKeys,
 		"a key is found by its hash":                   findsKeysByHash,
 		"keys are listed page by page, newest first":   listsKeys,
+		"keys are selected by what they are":           filtersKeys,
+		"pages stay where they are":                    pagesOverChanges,
 		"an update writes what may change":             updatesKeys,
 		"a failed update changes nothing":              refusesUpdates,
 		"a revoked key stays revoked":                  keepsRevokedKeys,
@@ -29,6 +31,7 @@ func fullKey() billing.Key {
 	k.AllowedProviders = []string{"openai", "anthropic"}
 	k.AllowedModels = []string{"gpt-*", `quote"d`}
 	k.AllowedIPs = []string{"10.0.0.0/8"}
+	k.Owner = "mem_1"
 	k.RateLimitRPM = 60
 	k.ExpiresAt = noon.Add(time.Hour)
 	k.LastUsedAt = noon.Add(time.Minute)
@@ -95,26 +98,85 @@ func listsKeys(t *testing.T, s billing.Store) {
 	}
 	check(t, s.CreateKey(t.Context(), newKey("key_other", other, nil, "")))
 
-	var got []string
-	var page billing.Page
-	for page.Limit = 2; ; page.After = got[len(got)-1] {
-		keys, err := s.ListKeys(t.Context(), org, page)
-		check(t, err)
-		for _, k := range keys {
-			got = append(got, k.ID)
-		}
-		if len(keys) < page.Limit {
-			break
+	got := pages(t, 2, func(page billing.Page) ([]billing.Key, error) {
+		return s.ListKeys(t.Context(), org, billing.KeyFilter{}, page)
+	}, func(k billing.Key) string { return k.ID })
+	equal(t, "keys", got, []string{"key_y", "key_x", "key_b", "key_z", key})
+}
+
+func filtersKeys(t *testing.T, s billing.Store) {
+	for i, set := range []func(*billing.Key){
+		func(k *billing.Key) { k.Owner, k.Name = "mem_1", "CI 100% \\_'\"" },
+		func(k *billing.Key) { k.Owner, k.Project = "mem_1", "web" },
+		func(k *billing.Key) { k.Owner, k.ExpiresAt = "mem_2", noon.Add(time.Hour) },
+		func(k *billing.Key) { k.Owner, k.Name, k.RevokedAt = "mem_1", "ÄRGER", noon },
+		func(k *billing.Key) { k.OrganizationID, k.Owner = other, "mem_1" },
+		func(k *billing.Key) { k.ExpiresAt, k.RevokedAt = noon, noon },
+	} {
+		k := newKey(fmt.Sprintf("key_f%d", i), org, nil, "")
+		k.CreatedAt = noon.Add(time.Duration(i+1) * time.Minute)
+		set(&k)
+		check(t, s.CreateKey(t.Context(), k))
+	}
+	hour := noon.Add(time.Hour)
+	for _, x := range []struct {
+		filter billing.KeyFilter
+		want   []string
+	}{
+		{billing.KeyFilter{}, []string{"key_f5", "key_f3", "key_f2", "key_f1", "key_f0", key}},
+		{billing.KeyFilter{Owner: "mem_1"}, []string{"key_f3", "key_f1", "key_f0"}},
+		{billing.KeyFilter{Owner: "mem_1' OR '1'='1"}, nil},
+		{billing.KeyFilter{Project: "web"}, []string{"key_f1"}},
+		{billing.KeyFilter{Owner: "mem_2", Project: "web"}, nil},
+		{billing.KeyFilter{Name: "cI 1"}, []string{"key_f0"}},
+		{billing.KeyFilter{Name: "%"}, []string{"key_f0"}},
+		{billing.KeyFilter{Name: "_'\""}, []string{"key_f0"}},
+		{billing.KeyFilter{Name: "Är"}, []string{"key_f3"}},
+		{billing.KeyFilter{Name: "är"}, nil},
+		{billing.KeyFilter{Name: "NAME OF"}, []string{"key_f5", "key_f2", "key_f1", key}},
+		{billing.KeyFilter{Status: billing.KeyRevoked, At: noon}, []string{"key_f5", "key_f3"}},
+		{billing.KeyFilter{Status: billing.KeyExpired, At: hour.Add(-time.Microsecond)}, nil},
+		{billing.KeyFilter{Status: billing.KeyExpired, At: hour}, []string{"key_f2"}},
+		{billing.KeyFilter{Status: billing.KeyActive, At: hour, Owner: "mem_1"}, []string{"key_f1", "key_f0"}},
+		{billing.KeyFilter{Status: "lost", At: hour}, nil},
+	} {
+		for _, limit := range []int{1, 2, 100} {
+			got := pages(t, limit, func(page billing.Page) ([]billing.Key, error) {
+				return s.ListKeys(t.Context(), org, x.filter, page)
+			}, func(k billing.Key) string { return k.ID })
+			equal(t, fmt.Sprintf("keys by %+v", x.filter), got, x.want)
 		}
 	}
-	equal(t, "keys", got, []string{"key_y", "key_x", "key_b", "key_z", key})
+}
+
+// A cursor stays where it is when its key is not among the selected any more.
+func pagesOverChanges(t *testing.T, s billing.Store) {
+	for i := range 4 {
+		k := newKey(fmt.Sprintf("key_p%d", i), org, nil, "")
+		k.Owner, k.CreatedAt = "mem_1", noon.Add(time.Duration(i+1)*time.Minute)
+		check(t, s.CreateKey(t.Context(), k))
+	}
+	_, err := s.UpdateKey(t.Context(), org, "key_p2", func(k *billing.Key) error { k.Owner, k.RevokedAt = "mem_2", noon; return nil })
+	check(t, err)
+	check(t, s.CreateKey(t.Context(), newKey("key_new", org, nil, "")))
+	f := billing.KeyFilter{Owner: "mem_1", Status: billing.KeyActive, At: noon}
+	keys, err := s.ListKeys(t.Context(), org, f, billing.Page{After: "key_p2", Limit: 2})
+	check(t, err)
+	if len(keys) != 2 || keys[0].ID != "key_p1" || keys[1].ID != "key_p0" {
+		t.Errorf("after a key that has left the list: %+v", keys)
+	}
+	for _, cursor := range []string{"key_of_nobody", "' OR 1=1 --"} {
+		keys, err = s.ListKeys(t.Context(), org, f, billing.Page{After: cursor})
+		check(t, err)
+		equal(t, "keys after "+cursor, keys, nil)
+	}
 }
 
 func updatesKeys(t *testing.T, s billing.Store) {
 	before := fullKey()
 	check(t, s.CreateKey(t.Context(), before))
 	want := before
-	want.Name, want.RateLimitRPM = "renamed", 5
+	want.Name, want.RateLimitRPM, want.Owner = "renamed", 5, "mem_2"
 	want.AllowedModels, want.ExpiresAt = nil, time.Time{}
 	want.UsageLimit, want.UsageLimitReset = nil, ""
 
@@ -218,7 +280,7 @@ func refusesKeys(t *testing.T, s billing.Store) {
 		}
 	}
 	equal(t, "error", s.CreateKey(t.Context(), newKey("key_2", "nobody", nil, "")), billing.ErrNotFound)
-	keys, err := s.ListKeys(t.Context(), org, billing.Page{})
+	keys, err := s.ListKeys(t.Context(), org, billing.KeyFilter{}, billing.Page{})
 	check(t, err)
 	equal(t, "keys", len(keys), 1)
 }

@@ -27,10 +27,12 @@ func testOrganizations(t *testing.T, open Open) {
 			check(t, err)
 			equal(t, "name", got.Organization.Name, "Name of "+org)
 		},
-		"all fields are kept":                keepsAllFieldsOfOrganizations,
-		"an update writes what may change":   updatesOrganizations,
-		"a failed update changes nothing":    refusesOrganizations,
-		"updates at the same time all count": serializesOrganizations,
+		"all fields are kept":                                 keepsAllFieldsOfOrganizations,
+		"an update writes what may change":                    updatesOrganizations,
+		"a failed update changes nothing":                     refusesOrganizations,
+		"updates at the same time all count":                  serializesOrganizations,
+		"an organization is created once":                     createsOrganizations,
+		"organizations are listed by id, with their balances": listsOrganizations,
 		"a store answers a ping until it is closed": func(t *testing.T, s billing.Store) {
 			check(t, s.Ping(t.Context()))
 			check(t, s.Close())
@@ -134,4 +136,56 @@ func serializesOrganizations(t *testing.T, s billing.Store) {
 	}
 	wg.Wait()
 	equal(t, "budget", *organization(t, s, org).Budget, writers*usd)
+}
+
+func createsOrganizations(t *testing.T, s billing.Store) {
+	want := fullOrganization()
+	owner, admin := invited("mem_1", "", "a@example.com", billing.RoleOwner), joined("mem_2", "", billing.RoleAdmin)
+	check(t, s.CreateOrganization(t.Context(), want, owner, admin))
+	equal(t, "organization", organization(t, s, want.ID), want)
+	for _, m := range []billing.Member{owner, admin} {
+		m.OrganizationID = want.ID
+		equal(t, "member", member(t, s, want.ID, m.ID), m)
+	}
+	again := billing.Organization{ID: want.ID, Name: "Again"}
+	equal(t, "error", s.CreateOrganization(t.Context(), again, invited("mem_3", "", "b@example.com", billing.RoleOwner)), billing.ErrExists)
+	equal(t, "organization", organization(t, s, want.ID), want)
+
+	fresh := billing.Organization{ID: "org_fresh", Name: "Fresh", CreatedAt: noon}
+	for name, members := range map[string][]billing.Member{
+		"no address": {{ID: "mem_4", Role: billing.RoleOwner}},
+		"twice":      {owner, invited("mem_5", "", owner.Email, billing.RoleViewer)},
+	} {
+		if s.CreateOrganization(t.Context(), fresh, members...) == nil {
+			t.Errorf("%s: was created", name)
+		}
+		_, err := s.Organization(t.Context(), fresh.ID)
+		equal(t, name, err, billing.ErrNotFound)
+	}
+	for _, o := range []billing.Organization{{}, {ID: "org_x", Budget: pointer(-usd)}} {
+		if s.CreateOrganization(t.Context(), o) == nil {
+			t.Errorf("%+v was created", o)
+		}
+	}
+	check(t, s.CreateOrganization(t.Context(), fresh))
+}
+
+func listsOrganizations(t *testing.T, s billing.Store) {
+	full := fullOrganization()
+	full.ID = "Org"
+	check(t, s.CreateOrganization(t.Context(), full))
+	buy(t, s, 7*usd)
+	all, err := s.ListOrganizations(t.Context(), billing.Page{})
+	check(t, err)
+	equal(t, "accounts", all, []billing.Account{
+		{Organization: full},
+		{Organization: organization(t, s, org), Balance: 7 * usd},
+		{Organization: organization(t, s, other)},
+	})
+	for _, limit := range []int{1, 2, 3} {
+		got := pages(t, limit, func(page billing.Page) ([]billing.Account, error) {
+			return s.ListOrganizations(t.Context(), page)
+		}, func(a billing.Account) string { return a.Organization.ID })
+		equal(t, "ids", got, []string{"Org", org, other})
+	}
 }

@@ -14,7 +14,7 @@ import (
 const (
 	keyColumns = `id, organization_id, name, hash, prefix, allowed_providers, allowed_models, allowed_ips,
 	rate_limit_rpm, usage_limit, usage_limit_reset, expires_at, revoked_at, created_at, last_used_at,
-	project, rate_limit_tpm, max_concurrent, usage_soft_limit, previous_secret_expires_at`
+	project, rate_limit_tpm, max_concurrent, usage_soft_limit, previous_secret_expires_at, owner`
 
 	// A key has one current secret, and may have previous ones that end.
 	selectKeysByHash = `
@@ -26,24 +26,40 @@ WHERE s.hash = ANY($1)`
 
 	selectKey = `SELECT ` + keyColumns + ` FROM keys WHERE organization_id = $1 AND id = $2`
 
+	// Only the condition on the owner has an index; filterKeys is for the rest.
+	filterKeys = `
+	AND ($4 = '' OR project = $4)
+	AND ($5 = '' OR position(lower($5 COLLATE "C") IN lower(name COLLATE "C")) > 0)
+	AND ($6 = '' OR $6 = CASE
+		WHEN revoked_at IS NOT NULL THEN 'revoked'
+		WHEN expires_at <= $7 THEN 'expired'
+		ELSE 'active' END)
+ORDER BY created_at DESC, id DESC LIMIT $2`
+
 	selectKeys = `SELECT ` + keyColumns + ` FROM keys
-WHERE organization_id = $1 ORDER BY created_at DESC, id DESC LIMIT $2`
+WHERE organization_id = $1 AND $3 = ''` + filterKeys
 
 	selectKeysAfter = `SELECT ` + keyColumns + ` FROM keys
-WHERE organization_id = $1
-	AND (created_at, id) < (SELECT created_at, id FROM keys WHERE organization_id = $1 AND id = $3)
-ORDER BY created_at DESC, id DESC LIMIT $2`
+WHERE organization_id = $1 AND $3 = ''
+	AND (created_at, id) < (SELECT created_at, id FROM keys WHERE organization_id = $1 AND id = $8)` + filterKeys
+
+	selectKeysOf = `SELECT ` + keyColumns + ` FROM keys
+WHERE organization_id = $1 AND owner = $3` + filterKeys
+
+	selectKeysOfAfter = `SELECT ` + keyColumns + ` FROM keys
+WHERE organization_id = $1 AND owner = $3
+	AND (created_at, id) < (SELECT created_at, id FROM keys WHERE organization_id = $1 AND id = $8)` + filterKeys
 
 	insertKey = `
 INSERT INTO keys (` + keyColumns + `)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
-	$16, $17, $18, $19, $20)`
+	$16, $17, $18, $19, $20, $21)`
 
 	updateKey = `
 UPDATE keys SET name = $3, prefix = $5, allowed_providers = $6, allowed_models = $7, allowed_ips = $8,
 	rate_limit_rpm = $9, usage_limit = $10, usage_limit_reset = $11, expires_at = $12, revoked_at = $13,
 	last_used_at = $15, project = $16, rate_limit_tpm = $17, max_concurrent = $18, usage_soft_limit = $19,
-	previous_secret_expires_at = $20
+	previous_secret_expires_at = $20, owner = $21
 WHERE id = $1 AND organization_id = $2 AND hash = $4 AND created_at = $14`
 )
 
@@ -106,10 +122,14 @@ func (s *Store) Key(ctx context.Context, org, id string) (billing.Key, error) {
 }
 
 // ListKeys implements billing.Keys.
-func (s *Store) ListKeys(ctx context.Context, org string, page billing.Page) ([]billing.Key, error) {
-	query, args := selectKeys, []any{org, books.PageLimit(page)}
+func (s *Store) ListKeys(ctx context.Context, org string, f billing.KeyFilter, page billing.Page) ([]billing.Key, error) {
+	first, after := selectKeys, selectKeysAfter
+	if f.Owner != "" {
+		first, after = selectKeysOf, selectKeysOfAfter
+	}
+	query, args := first, []any{org, books.PageLimit(page), f.Owner, f.Project, f.Name, string(f.Status), f.At}
 	if page.After != "" {
-		query, args = selectKeysAfter, append(args, page.After)
+		query, args = after, append(args, page.After)
 	}
 	keys, err := list(ctx, s.pool, scanKey, query, args...)
 	if err != nil {
@@ -152,7 +172,7 @@ func keyArgs(k billing.Key) []any {
 		k.RateLimitRPM, optionalAmount(k.UsageLimit), string(k.UsageLimitReset),
 		optionalTime(k.ExpiresAt), optionalTime(k.RevokedAt), k.CreatedAt, optionalTime(k.LastUsedAt),
 		k.Project, k.RateLimitTPM, k.MaxConcurrent, optionalAmount(k.UsageSoftLimit),
-		optionalTime(k.PreviousSecretExpiresAt),
+		optionalTime(k.PreviousSecretExpiresAt), k.Owner,
 	}
 }
 
@@ -170,7 +190,7 @@ func keyFields(k *billing.Key) []any {
 		&k.RateLimitRPM, &k.UsageLimit, &k.UsageLimitReset,
 		timeColumn{&k.ExpiresAt}, timeColumn{&k.RevokedAt}, timeColumn{&k.CreatedAt}, timeColumn{&k.LastUsedAt},
 		&k.Project, &k.RateLimitTPM, &k.MaxConcurrent, &k.UsageSoftLimit,
-		timeColumn{&k.PreviousSecretExpiresAt},
+		timeColumn{&k.PreviousSecretExpiresAt}, &k.Owner,
 	}
 }
 

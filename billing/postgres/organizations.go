@@ -19,6 +19,11 @@ SELECT ` + organizationColumns + `, coalesce(a.balance, 0)
 FROM organizations o LEFT JOIN accounts a ON a.organization_id = o.id
 WHERE o.id = $1`
 
+	selectAccountsPage = `
+SELECT ` + organizationColumns + `, coalesce(a.balance, 0)
+FROM organizations o LEFT JOIN accounts a ON a.organization_id = o.id
+WHERE o.id > $1 ORDER BY o.id LIMIT $2`
+
 	selectOrganization = `SELECT ` + organizationColumns + ` FROM organizations o WHERE o.id = $1`
 
 	insertOrganization = `
@@ -37,8 +42,7 @@ WHERE id = $1 AND created_at = $3`
 
 // Account implements billing.Organizations.
 func (s *Store) Account(ctx context.Context, org string) (billing.Account, error) {
-	var a billing.Account
-	err := s.pool.QueryRow(ctx, selectAccount, org).Scan(append(organizationFields(&a.Organization), &a.Balance)...)
+	a, err := scanAccount(s.pool.QueryRow(ctx, selectAccount, org))
 	if err != nil {
 		return billing.Account{}, fmt.Errorf("read account %q: %w", org, notFound(err))
 	}
@@ -68,6 +72,43 @@ func (s *Store) EnsureOrganization(ctx context.Context, org billing.Organization
 		return fmt.Errorf("create organization %q: %w", org.ID, err)
 	}
 	return nil
+}
+
+// CreateOrganization implements billing.Organizations.
+func (s *Store) CreateOrganization(ctx context.Context, org billing.Organization, members ...billing.Member) error {
+	org, err := books.NewOrganization(org)
+	if err != nil {
+		return fmt.Errorf("create organization: %w", err)
+	}
+	err = s.write(ctx, func(tx pgx.Tx) error {
+		done, err := tx.Exec(ctx, insertOrganization, organizationArgs(org)...)
+		if err != nil {
+			return err
+		}
+		if done.RowsAffected() == 0 {
+			return billing.ErrExists
+		}
+		for _, m := range members {
+			m.OrganizationID = org.ID
+			if err := createMember(ctx, tx, m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("create organization %q: %w", org.ID, err)
+	}
+	return nil
+}
+
+// ListOrganizations implements billing.Organizations.
+func (s *Store) ListOrganizations(ctx context.Context, page billing.Page) ([]billing.Account, error) {
+	accounts, err := list(ctx, s.pool, scanAccount, selectAccountsPage, page.After, books.PageLimit(page))
+	if err != nil {
+		return nil, fmt.Errorf("list organizations: %w", err)
+	}
+	return accounts, nil
 }
 
 // UpdateOrganization implements billing.Organizations.
@@ -113,4 +154,10 @@ func organizationArgs(o billing.Organization) []any {
 func organizationFields(o *billing.Organization) []any {
 	return []any{&o.ID, &o.Name, timeColumn{&o.CreatedAt}, &o.Budget, &o.BudgetPeriod, &o.HoldStrict,
 		&o.BudgetSoft, &o.WeekStart, &o.RateLimitRPM}
+}
+
+func scanAccount(row scanner) (billing.Account, error) {
+	var a billing.Account
+	err := row.Scan(append(organizationFields(&a.Organization), &a.Balance)...)
+	return a, err
 }

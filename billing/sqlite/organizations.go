@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -17,6 +18,11 @@ const (
 SELECT ` + organizationColumns + `, coalesce(a.balance, 0)
 FROM organizations o LEFT JOIN accounts a ON a.organization_id = o.id
 WHERE o.id = ?1`
+
+	selectAccountsPage = `
+SELECT ` + organizationColumns + `, coalesce(a.balance, 0)
+FROM organizations o LEFT JOIN accounts a ON a.organization_id = o.id
+WHERE o.id > ?1 ORDER BY o.id LIMIT ?2`
 
 	selectOrganization = `SELECT ` + organizationColumns + ` FROM organizations o WHERE o.id = ?1`
 
@@ -36,8 +42,7 @@ WHERE id = ?1 AND created_at = ?3`
 
 // Account implements billing.Organizations.
 func (s *Store) Account(ctx context.Context, org string) (billing.Account, error) {
-	var a billing.Account
-	err := s.reader.QueryRowContext(ctx, selectAccount, org).Scan(append(organizationFields(&a.Organization), &a.Balance)...)
+	a, err := scanAccount(s.reader.QueryRowContext(ctx, selectAccount, org))
 	if err != nil {
 		return billing.Account{}, fmt.Errorf("read account %q: %w", org, notFound(err))
 	}
@@ -67,6 +72,43 @@ func (s *Store) EnsureOrganization(ctx context.Context, org billing.Organization
 		return fmt.Errorf("create organization %q: %w", org.ID, err)
 	}
 	return nil
+}
+
+// CreateOrganization implements billing.Organizations.
+func (s *Store) CreateOrganization(ctx context.Context, org billing.Organization, members ...billing.Member) error {
+	org, err := books.NewOrganization(org)
+	if err != nil {
+		return fmt.Errorf("create organization: %w", err)
+	}
+	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		res, err := tx.ExecContext(ctx, insertOrganization, organizationArgs(org)...)
+		if err != nil {
+			return err
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			return errors.Join(err, billing.ErrExists)
+		}
+		for _, m := range members {
+			m.OrganizationID = org.ID
+			if err := createMember(ctx, tx, m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("create organization %q: %w", org.ID, err)
+	}
+	return nil
+}
+
+// ListOrganizations implements billing.Organizations.
+func (s *Store) ListOrganizations(ctx context.Context, page billing.Page) ([]billing.Account, error) {
+	accounts, err := list(ctx, s.reader, scanAccount, selectAccountsPage, page.After, books.PageLimit(page))
+	if err != nil {
+		return nil, fmt.Errorf("list organizations: %w", err)
+	}
+	return accounts, nil
 }
 
 // UpdateOrganization implements billing.Organizations.
@@ -108,4 +150,10 @@ func organizationArgs(o billing.Organization) []any {
 func organizationFields(o *billing.Organization) []any {
 	return []any{&o.ID, &o.Name, timeColumn{&o.CreatedAt}, &o.Budget, &o.BudgetPeriod, &o.HoldStrict,
 		&o.BudgetSoft, &o.WeekStart, &o.RateLimitRPM}
+}
+
+func scanAccount(row scanner) (billing.Account, error) {
+	var a billing.Account
+	err := row.Scan(append(organizationFields(&a.Organization), &a.Balance)...)
+	return a, err
 }

@@ -23,7 +23,7 @@ func NewKey(k billing.Key) (billing.Key, error) {
 	if err := checkPeriod(k.UsageLimitReset); err != nil {
 		return billing.Key{}, err
 	}
-	k.Name, k.Prefix, k.Project = Text(k.Name), Text(k.Prefix), Text(k.Project)
+	k.Name, k.Prefix, k.Project, k.Owner = Text(k.Name), Text(k.Prefix), Text(k.Project), Text(k.Owner)
 	k.AllowedProviders = texts(k.AllowedProviders)
 	k.AllowedModels = texts(k.AllowedModels)
 	k.AllowedIPs = texts(k.AllowedIPs)

@@ -1,0 +1,209 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+)
+
+const (
+	memberColumns = `organization_id, id, email, name, role, issuer, subject, invited_by, created_at, joined_at`
+
+	selectMember = `SELECT ` + memberColumns + ` FROM members WHERE organization_id = ?1 AND id = ?2`
+
+	selectMembers = `SELECT ` + memberColumns + ` FROM members
+WHERE organization_id = ?1 AND (?2 = '' OR id < ?2) AND (?3 = '' OR role = ?3)
+ORDER BY id DESC LIMIT ?4`
+
+	// Both conditions have an index.
+	selectMembersOrInvited = `SELECT ` + memberColumns + ` FROM members
+WHERE issuer = ?1 AND subject = ?2 AND subject <> ''
+UNION ALL
+SELECT ` + memberColumns + ` FROM members WHERE email = ?3 AND subject = ''
+ORDER BY organization_id`
+
+	insertMember = `
+INSERT INTO members (` + memberColumns + `) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+ON CONFLICT DO NOTHING`
+
+	updateMember = `
+UPDATE members SET name = ?4, role = ?5, issuer = ?6, subject = ?7, joined_at = ?10
+WHERE organization_id = ?1 AND id = ?2 AND email = ?3 AND invited_by = ?8 AND created_at = ?9`
+
+	deleteMember = `DELETE FROM members WHERE organization_id = ?1 AND id = ?2`
+
+	selectOtherOwner = `SELECT 1 FROM members
+WHERE organization_id = ?1 AND role = 'owner' AND joined_at IS NOT NULL AND id <> ?2 LIMIT 1`
+)
+
+// CreateMember implements billing.Members.
+func (s *Store) CreateMember(ctx context.Context, m billing.Member) error {
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if err := organizationExists(ctx, tx, m.OrganizationID); err != nil {
+			return err
+		}
+		return createMember(ctx, tx, m)
+	})
+	if err != nil {
+		return fmt.Errorf("create member %q: %w", m.ID, err)
+	}
+	return nil
+}
+
+func createMember(ctx context.Context, tx *sql.Tx, m billing.Member) error {
+	m, err := books.NewMember(m)
+	if err != nil {
+		return err
+	}
+	res, err := tx.ExecContext(ctx, insertMember, memberArgs(m)...)
+	if err != nil {
+		return err
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return errors.Join(err, billing.ErrExists)
+	}
+	return nil
+}
+
+// ListMembers implements billing.Members.
+func (s *Store) ListMembers(ctx context.Context, org string, f billing.MemberFilter, page billing.Page) ([]billing.Member, error) {
+	members, err := list(ctx, s.reader, scanMember, selectMembers, org, page.After, string(f.Role), books.PageLimit(page))
+	if err != nil {
+		return nil, fmt.Errorf("list members: %w", err)
+	}
+	return members, nil
+}
+
+// Member implements billing.Members.
+func (s *Store) Member(ctx context.Context, org, id string) (billing.Member, error) {
+	m, err := scanMember(s.reader.QueryRowContext(ctx, selectMember, org, id))
+	if err != nil {
+		return billing.Member{}, fmt.Errorf("read member %q: %w", id, notFound(err))
+	}
+	return m, nil
+}
+
+// UpdateMember implements billing.Members.
+func (s *Store) UpdateMember(ctx context.Context, org, id string, change func(*billing.Member) error) (billing.Member, error) {
+	var m billing.Member
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		before, err := memberToChange(ctx, tx, org, id)
+		if err != nil {
+			return err
+		}
+		if m, err = books.ChangeMember(before, change); err != nil {
+			return err
+		}
+		if err := keepOwner(ctx, tx, before, m); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, updateMember, memberArgs(m)...)
+		return err
+	})
+	if err != nil {
+		return billing.Member{}, fmt.Errorf("update member %q: %w", id, err)
+	}
+	return m, nil
+}
+
+// DeleteMember implements billing.Members.
+func (s *Store) DeleteMember(ctx context.Context, org, id string, check func(billing.Member) error) error {
+	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		m, err := memberToChange(ctx, tx, org, id)
+		if err != nil {
+			return err
+		}
+		if err := check(m); err != nil {
+			return err
+		}
+		if err := keepOwner(ctx, tx, m, billing.Member{}); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, deleteMember, org, id)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("delete member %q: %w", id, err)
+	}
+	return nil
+}
+
+func memberToChange(ctx context.Context, tx *sql.Tx, org, id string) (billing.Member, error) {
+	m, err := scanMember(tx.QueryRowContext(ctx, selectMember, org, id))
+	return m, notFound(err)
+}
+
+// keepOwner refuses what would take the last owner from an organization.
+func keepOwner(ctx context.Context, tx *sql.Tx, before, after billing.Member) error {
+	if !books.OwnerLeaves(before, after) {
+		return nil
+	}
+	var one int
+	err := tx.QueryRowContext(ctx, selectOtherOwner, before.OrganizationID, before.ID).Scan(&one)
+	if errors.Is(err, sql.ErrNoRows) {
+		return billing.ErrLastOwner
+	}
+	return err
+}
+
+// Memberships implements billing.Members. It writes only for those who have an
+// invitation to accept.
+func (s *Store) Memberships(ctx context.Context, who billing.Identity, at time.Time) ([]billing.Member, error) {
+	who, err := books.NewIdentity(who)
+	if err != nil {
+		return nil, fmt.Errorf("read memberships: %w", err)
+	}
+	found, err := membersOf(ctx, s.reader, who)
+	if err != nil {
+		return nil, fmt.Errorf("read memberships: %w", err)
+	}
+	if len(books.Join(who, found, at)) > 0 {
+		if found, err = s.join(ctx, who, at); err != nil {
+			return nil, fmt.Errorf("accept invitations: %w", err)
+		}
+	}
+	return slices.DeleteFunc(found, func(m billing.Member) bool { return m.Subject == "" }), nil
+}
+
+// join accepts what the identity is invited to, and returns its members and the
+// invitations that are left.
+func (s *Store) join(ctx context.Context, who billing.Identity, at time.Time) (found []billing.Member, err error) {
+	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if found, err = membersOf(ctx, tx, who); err != nil {
+			return err
+		}
+		for _, m := range books.Join(who, found, at) {
+			if _, err := tx.ExecContext(ctx, updateMember, memberArgs(m)...); err != nil {
+				return err
+			}
+		}
+		found, err = membersOf(ctx, tx, who)
+		return err
+	})
+	return found, err
+}
+
+func membersOf(ctx context.Context, db querier, who billing.Identity) ([]billing.Member, error) {
+	return list(ctx, db, scanMember, selectMembersOrInvited, who.Issuer, who.Subject, who.Email)
+}
+
+func memberArgs(m billing.Member) []any {
+	return []any{
+		m.OrganizationID, m.ID, m.Email, m.Name, string(m.Role), m.Issuer, m.Subject, m.InvitedBy,
+		micros(m.CreatedAt), optionalMicros(m.JoinedAt),
+	}
+}
+
+// scanMember scans memberColumns.
+func scanMember(row scanner) (billing.Member, error) {
+	var m billing.Member
+	err := row.Scan(&m.OrganizationID, &m.ID, &m.Email, &m.Name, &m.Role, &m.Issuer, &m.Subject, &m.InvitedBy,
+		timeColumn{&m.CreatedAt}, timeColumn{&m.JoinedAt})
+	return m, err
+}
