@@ -437,3 +437,22 @@ func TestVersions(t *testing.T) {
 		}
 	}
 }
+
+// An organization is made in a shell that names it already.
+func TestCommandsAboutNoOrganizationNameNone(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"orgs", "create", "--name", "Acme"}, {"orgs", "list"}, {"orgs", "show", "acme"}, {"orgs", "edit", "acme", "--name", "A"},
+		{"tokens", "list"}, {"tokens", "create", "--name", "a"}, {"tokens", "revoke", "a"}, {"credits", "adjust", "5", "--reason", "x"},
+	} {
+		flags := serve(t, func(w http.ResponseWriter, r *http.Request) {
+			if org := r.Header.Get("X-Organization"); org != "" || args[0] == "credits" && r.URL.Path != "/v1/organizations/acme/adjustments" {
+				t.Errorf("%q: asks for %s of %q", args, r.URL, org)
+			}
+			writeJSON(w, 200, anEmptyList)
+		})
+		if got := run(t, append(append(flags, "--org", "acme"), args...)...); got.err != nil {
+			t.Errorf("%q: %v", args, got.err)
+		}
+	}
+}

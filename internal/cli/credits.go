@@ -157,7 +157,7 @@ taken for a flag. Only the operator adjusts, and the ledger keeps the reason.`,
 		if org == "" {
 			org = defaultOrganization
 		}
-		return answer(ctx, s, call{
+		return answer(ctx, s.everywhere(), call{
 			method: http.MethodPost, path: pathOf("organizations", org, "adjustments"),
 			body:           map[string]any{"amount_dollars": args[0], "reason": reason},
 			idempotencyKey: once.name(),

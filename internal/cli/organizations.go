@@ -62,7 +62,7 @@ func listOrganizationsCommand(s *settings) *cobra.Command {
 		Example: "  caddy llm-gateway orgs list --all",
 		Args:    exactly(),
 		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			return list(ctx, s, &p, pathOf("organizations"), nil, view[organization]{
+			return list(ctx, s.everywhere(), &p, pathOf("organizations"), nil, view[organization]{
 				columns: []column{left("ID"), left("NAME"), right("BALANCE"), left("CREATED")},
 				row: func(o organization) []string {
 					return []string{o.ID, printable(o.Name), usd(o.BalanceNanos), moment(o.CreatedAt)}
@@ -96,7 +96,7 @@ is invited: who logs in with that verified address becomes it.`,
 		if err != nil {
 			return err
 		}
-		return answer(ctx, s, call{method: http.MethodPost, path: pathOf("organizations"), body: body}, showOrganization)
+		return answer(ctx, s.everywhere(), call{method: http.MethodPost, path: pathOf("organizations"), body: body}, showOrganization)
 	})
 	return cmd
 }
@@ -109,7 +109,7 @@ func showOrganizationCommand(s *settings) *cobra.Command {
 		Example: "  caddy llm-gateway orgs show acme",
 		Args:    exactly("id"),
 		RunE: s.run(func(ctx context.Context, s *session, args []string) error {
-			return answer(ctx, s, get(pathOf("organizations", args[0]), nil), showOrganization)
+			return answer(ctx, s.everywhere(), get(pathOf("organizations", args[0]), nil), showOrganization)
 		}),
 	}
 }
@@ -129,7 +129,7 @@ func editOrganizationCommand(s *settings) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return answer(ctx, s, call{method: http.MethodPatch, path: pathOf("organizations", args[0]), body: body}, showOrganization)
+		return answer(ctx, s.everywhere(), call{method: http.MethodPatch, path: pathOf("organizations", args[0]), body: body}, showOrganization)
 	})
 	return cmd
 }

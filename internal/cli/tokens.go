@@ -46,7 +46,7 @@ func listTokensCommand(s *settings) *cobra.Command {
 		Example: "  caddy llm-gateway tokens list",
 		Args:    exactly(),
 		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			return list(ctx, s, &p, pathOf("operator-tokens"), nil, view[token]{
+			return list(ctx, s.everywhere(), &p, pathOf("operator-tokens"), nil, view[token]{
 				columns: []column{left("ID"), left("NAME"), left("STATUS"), left("PREFIX"), left("EXPIRES"), left("LAST USED")},
 				row: func(t token) []string {
 					return []string{t.ID, printable(t.Name), t.Status, t.Prefix, moment(t.ExpiresAt), moment(t.LastUsedAt)}
@@ -78,7 +78,7 @@ the gateway keeps a hash of it.`,
 		if err != nil {
 			return err
 		}
-		return answer(ctx, s, call{method: http.MethodPost, path: pathOf("operator-tokens"), body: body}, showCreatedToken)
+		return answer(ctx, s.everywhere(), call{method: http.MethodPost, path: pathOf("operator-tokens"), body: body}, showCreatedToken)
 	})
 	return cmd
 }
@@ -91,7 +91,7 @@ func revokeTokenCommand(s *settings) *cobra.Command {
 		Example: "  caddy llm-gateway tokens revoke tok_01jd...",
 		Args:    exactly("id"),
 		RunE: s.run(func(ctx context.Context, s *session, args []string) error {
-			return answer(ctx, s, call{method: http.MethodPost, path: pathOf("operator-tokens", args[0], "revoke")}, showToken)
+			return answer(ctx, s.everywhere(), call{method: http.MethodPost, path: pathOf("operator-tokens", args[0], "revoke")}, showToken)
 		}),
 	}
 }
