@@ -79,7 +79,7 @@ func exit(cmd *cobra.Command, err error) error {
 	if err == nil {
 		return nil
 	}
-	fmt.Fprintln(cmd.ErrOrStderr(), "Error:", err)
+	fmt.Fprintf(cmd.ErrOrStderr(), "Error: %v\n", err)
 	cmd.SilenceErrors = true
 	code := cli.ExitCode(err)
 	if errors.Is(err, errOutdated) {

@@ -73,7 +73,7 @@ func listChangesCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "Lists changes, newest first",
-		Long:    "Lists the organization's changes, newest first. --json has their values too.",
+		Long:  "Lists the organization's changes, newest first. --json has their values too.",
 		Example: `  caddy llm-gateway changes list --from 2026-11-01
   caddy llm-gateway changes list --subject-kind key --subject-id key_01jd...`,
 		Args: exactly(),

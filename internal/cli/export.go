@@ -224,7 +224,7 @@ func (p *progress) show() {
 func (p *progress) end() {
 	if p.shown && !p.last.IsZero() {
 		p.show()
-		fmt.Fprintln(p.notes)
+		fmt.Fprintf(p.notes, "\n")
 	}
 }
 
