@@ -62,7 +62,7 @@ const (
 	anOrg         = `{"id":"acme","name":"Acme Inc.","balance_nanos":1000000000}`
 	aBudget       = `{"max_dollars":100,"soft_dollars":null,"period":"monthly","spent_nanos":1430000}`
 	someUsage     = `{"from":"2026-11-01T00:00:00Z","to":null,"totals":{"requests":3,"cost_nanos":1000,"market_cost_nanos":1250,"savings_nanos":250,"savings_percent":20},"groups":[]}`
-	dailyUsage    = `{"from":null,"to":null,"totals":{"requests":3,"savings_percent":20},"groups":[{"key":{"model":"gpt-4o","date":"2026-11-01"},"requests":3,"savings_percent":20}]}`
+	dailyUsage    = `{"from":null,"to":null,"totals":{"requests":3,"savings_percent":20},"groups":[{"key":{"key":{"id":"key_1","name":"ci"},"date":"2026-11-01"},"requests":2,"savings_percent":20},{"key":{},"other":true,"requests":1,"savings_percent":0}]}`
 	aChange       = `{"id":"chg_1","at":"2026-11-01T08:00:00Z","actor_kind":"operator","actor_id":"t","actor_name":"Ada","client_ip":"192.0.2.1","action":"key.update","subject_kind":"key","subject_id":"key_1","before":{},"after":null}`
 	anEmptyList   = `{"data":[],"next_cursor":null}`
 	organizations = `{"data":[` + anOrg + `],"next_cursor":null}`
@@ -146,9 +146,9 @@ var commandTests = map[string]struct {
 		answer: "id\nent_1\n", shows: []string{"id\nent_1\n"},
 	},
 	"usage": {
-		args: []string{"usage", "--group-by", "date,model", "--interval", "day", "--timezone", "Europe/Zurich", "--key", "key_1"},
-		asks: "GET /v1/usage?group_by=date%2Cmodel&interval=day&key_id=key_1&timezone=Europe%2FZurich", answer: dailyUsage,
-		shows: []string{"DATE        MODEL   REQUESTS", "2026-11-01  gpt-4o         3", "Total                      3"},
+		args: []string{"usage", "--group-by", "date,key", "--interval", "day", "--timezone", "Europe/Zurich", "--key", "key_1"},
+		asks: "GET /v1/usage?group_by=date%2Ckey&interval=day&key_id=key_1&timezone=Europe%2FZurich", answer: dailyUsage,
+		shows: []string{"DATE        KEY         REQUESTS", "2026-11-01  ci (key_1)         2", "Others                         1", "Total                          3"},
 	},
 	"audit list": {
 		args: []string{"audit", "list", "--status", "200", "--filter", "streaming=true", "--key", "key_1"},

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,17 +15,19 @@ import (
 )
 
 // span are the flags of a time from which and until which.
-type span struct{ from, to string }
+type span struct{ from, to, timezone string }
 
 func (s *span) addTo(cmd *cobra.Command) {
 	flags := cmd.Flags()
 	flags.StringVar(&s.from, "from", "", "start, inclusive: a date or an RFC 3339 time")
 	flags.StringVar(&s.to, "to", "", "end: a date, which is included, or an RFC 3339 time, which is not")
+	flags.StringVar(&s.timezone, "timezone", "", "time zone of dates, such as Europe/Zurich; UTC by default")
 }
 
 func (s *span) addValues(q url.Values) {
 	setIf(q, "from", s.from)
 	setIf(q, "to", s.to)
+	setIf(q, "timezone", s.timezone)
 }
 
 func (s *span) values() (url.Values, error) {
@@ -39,45 +39,76 @@ func (s *span) values() (url.Values, error) {
 // usageQuery are the flags of a command that shows usage.
 type usageQuery struct {
 	span
-	groupBy                       []string
-	interval, timezone            string
-	key, provider, model, project string
+	named   filterFlags
+	groupBy []string
 }
 
 func (u *usageQuery) addTo(cmd *cobra.Command) {
 	u.span.addTo(cmd)
-	flags := cmd.Flags()
-	flags.StringSliceVar(&u.groupBy, "group-by", nil, "one or two of date, key, provider, model, project")
-	flags.StringVar(&u.interval, "interval", "", "what dates are grouped into: hour, day, week, month")
-	flags.StringVar(&u.timezone, "timezone", "", "time zone of dates, such as Europe/Zurich; UTC by default")
-	flags.StringVar(&u.provider, "provider", "", "requests to this provider only")
-	flags.StringVar(&u.model, "model", "", "requests priced as this model only")
-	flags.StringVar(&u.project, "project", "", "requests of this project only")
+	cmd.Flags().StringSliceVar(&u.groupBy, "group-by", nil, "one or two of date, key, provider, model, project")
+	u.named = filterFlags{}
+	u.named.addTo(cmd,
+		filterFlag{"interval", "interval", "what dates are grouped into: hour, day, week, month"},
+		filterFlag{"sort", "sort", "what groups are sorted by: one of --group-by, or a sum, such as requests or cost"},
+		filterFlag{"order", "order", "asc or desc"},
+		filterFlag{"limit", "limit", "the most groups to show; the others are summed up"},
+		filterFlag{"provider", "provider", "requests to this provider only"},
+		filterFlag{"model", "model", "requests priced as this model only"},
+		filterFlag{"project", "project", "requests of this project only"},
+	)
 	complete(cmd, "group-by", "date", "key", "provider", "model", "project")
 	complete(cmd, "interval", "hour", "day", "week", "month")
+	complete(cmd, "order", "asc", "desc")
 }
 
 func (u *usageQuery) values() url.Values {
-	q := url.Values{}
+	q := u.named.values()
 	u.addValues(q)
-	for name, value := range map[string]string{
-		"group_by": strings.Join(u.groupBy, ","), "interval": u.interval, "timezone": u.timezone,
-		"key_id": u.key, "provider": u.provider, "model": u.model, "project": u.project,
-	} {
-		setIf(q, name, value)
-	}
+	setIf(q, "group_by", strings.Join(u.groupBy, ","))
 	return q
 }
 
 // usage is what requests used and cost.
 type usage struct {
-	From   *time.Time `json:"from"`
-	To     *time.Time `json:"to"`
-	Totals totals     `json:"totals"`
-	Groups []struct {
-		Key map[string]any `json:"key"`
-		totals
-	} `json:"groups"`
+	From   *time.Time   `json:"from"`
+	To     *time.Time   `json:"to"`
+	Totals totals       `json:"totals"`
+	Groups []usageGroup `json:"groups"`
+}
+
+// usageGroup is the part of usage that is alike in what it is grouped by.
+type usageGroup struct {
+	Key struct {
+		Date *string `json:"date"`
+		Key  *struct {
+			ID   string `json:"id"`
+			Name string `json:"name"`
+		} `json:"key"`
+		Provider *string `json:"provider"`
+		Model    *string `json:"model"`
+		Project  *string `json:"project"`
+	} `json:"key"`
+	// Other sums up the groups beyond the limit.
+	Other bool `json:"other"`
+	totals
+}
+
+// common is what the group has in common, by what is grouped by.
+func (g usageGroup) common() (titles, cells []string) {
+	add := func(title string, value *string) {
+		if value != nil {
+			titles, cells = append(titles, title), append(cells, text(value))
+		}
+	}
+	add("DATE", g.Key.Date)
+	if k := g.Key.Key; k != nil {
+		name := strings.TrimSpace(k.Name + " (" + k.ID + ")")
+		add("KEY", &name)
+	}
+	add("PROVIDER", g.Key.Provider)
+	add("MODEL", g.Key.Model)
+	add("PROJECT", g.Key.Project)
+	return titles, cells
 }
 
 type totals struct {
@@ -111,60 +142,41 @@ model and project.`,
 	}
 	s.addTo(cmd)
 	q.addTo(cmd)
-	cmd.Flags().StringVar(&q.key, "key", "", "requests with the key of this id only")
+	q.named.addTo(cmd, filterFlag{"key", "key_id", "requests with the key of this id only"})
 	return cmd
 }
 
 // showUsage prints a row for each group, and one for all.
 func showUsage(w io.Writer, u usage) error {
 	fmt.Fprintf(w, "From %s to %s\n\n", orElse(moment(u.From), "the beginning"), orElse(moment(u.To), "now"))
-	names := groupNames(u)
 	var columns []column
-	for _, name := range names {
-		columns = append(columns, left(strings.ToUpper(strings.ReplaceAll(name, "_", " "))))
-	}
-	columns = append(columns, right("REQUESTS"), right("PROMPT"), right("COMPLETION"), right("CACHED"), right("REASONING"),
-		right("COST"), right("MARKET"), right("SAVED"), right("SAVED %"))
 	var rows [][]string
 	for _, g := range u.Groups {
-		var row []string
-		for _, name := range names {
-			row = append(row, groupValue(g.Key[name]))
+		titles, cells := g.common()
+		if columns == nil {
+			for _, title := range titles {
+				columns = append(columns, left(title))
+			}
+		}
+		row := heading("Others", len(columns))
+		if !g.Other {
+			copy(row, cells)
 		}
 		rows = append(rows, append(row, g.cells()...))
 	}
-	total := make([]string, len(names))
-	if len(names) > 0 {
-		total[0] = "Total"
-	}
-	return table(w, columns, append(rows, append(total, u.Totals.cells()...)))
+	rows = append(rows, append(heading("Total", len(columns)), u.Totals.cells()...))
+	columns = append(columns, right("REQUESTS"), right("PROMPT"), right("COMPLETION"), right("CACHED"), right("REASONING"),
+		right("COST"), right("MARKET"), right("SAVED"), right("SAVED %"))
+	return table(w, columns, rows)
 }
 
-// groupNames are the fields that groups are told apart by, the date first.
-func groupNames(u usage) []string {
-	if len(u.Groups) == 0 {
-		return nil
+// heading is a row's text in the first of its columns, if there are any.
+func heading(text string, columns int) []string {
+	cells := make([]string, columns)
+	if columns > 0 {
+		cells[0] = text
 	}
-	names := slices.Sorted(maps.Keys(u.Groups[0].Key))
-	slices.SortStableFunc(names, func(a, b string) int {
-		switch {
-		case a == b:
-			return 0
-		case a == "date":
-			return -1
-		case b == "date":
-			return 1
-		}
-		return 0
-	})
-	return names
-}
-
-func groupValue(v any) string {
-	if v == nil || v == "" {
-		return none
-	}
-	return printable(fmt.Sprint(v))
+	return cells
 }
 
 func (t totals) cells() []string {
