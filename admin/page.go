@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	_ "time/tzdata" // for machines without the database of time zones
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
@@ -68,8 +69,9 @@ func mapped[T, U any](in []T, f func(T) U) []U {
 
 // Interval are the parameters of a span of time.
 type Interval struct {
-	From string `query:"from" maxLength:"40" doc:"Start, inclusive: an RFC 3339 time, or a date in UTC." example:"2026-11-01"`
-	To   string `query:"to" maxLength:"40" doc:"End, exclusive: an RFC 3339 time; a date in UTC includes that whole day." example:"2026-11-30T12:00:00Z"`
+	From     string `query:"from" maxLength:"40" doc:"Start, inclusive: an RFC 3339 time, or a date." example:"2026-11-01"`
+	To       string `query:"to" maxLength:"40" doc:"End, exclusive: an RFC 3339 time; a date includes that whole day." example:"2026-11-30T12:00:00Z"`
+	Timezone string `query:"timezone" maxLength:"64" doc:"Where dates begin: a name of the IANA time zone database; UTC if absent." example:"Europe/Berlin"`
 }
 
 // Selection are the parameters that select requests.
@@ -96,11 +98,16 @@ func filter(in Interval, sel Selection, keyID string) (billing.Filter, error) {
 // read returns the times, the zero time for one that is not given.
 func (in Interval) read(f *faults) (from, to time.Time) {
 	const expected = "expected an RFC 3339 time or a date, such as 2026-11-01T08:00:00Z or 2026-11-01"
-	from, _, fromErr := parseMoment(in.From)
+	zone, err := parseTimezone(in.Timezone)
+	if err != nil {
+		f.add("query.timezone", "expected a name of the IANA time zone database, such as Europe/Berlin")
+		zone = time.UTC
+	}
+	from, _, fromErr := parseMoment(in.From, zone)
 	if fromErr != nil {
 		f.add("query.from", expected)
 	}
-	to, end, toErr := parseMoment(in.To)
+	to, end, toErr := parseMoment(in.To, zone)
 	if toErr != nil {
 		f.add("query.to", expected)
 	}
@@ -110,14 +117,24 @@ func (in Interval) read(f *faults) (from, to time.Time) {
 	return from, end
 }
 
-// parseMoment reads a time, or a date in UTC: its start, and its end if it is
-// a date.
-func parseMoment(text string) (start, end time.Time, err error) {
+// parseTimezone reads the name of a time zone. Where the gateway runs is none.
+func parseTimezone(name string) (*time.Location, error) {
+	if name == "Local" {
+		return nil, errors.New("not a name of the database")
+	}
+	return time.LoadLocation(name)
+}
+
+// parseMoment reads a time, or a date in a time zone: its start, and its end if
+// it is a date.
+func parseMoment(text string, zone *time.Location) (start, end time.Time, err error) {
 	if text == "" {
 		return time.Time{}, time.Time{}, nil
 	}
 	if start, err = time.Parse(time.DateOnly, text); err == nil {
-		end = start.AddDate(0, 0, 1)
+		year, month, day := start.Date()
+		start = billing.StartOfDay(year, month, day, zone).UTC()
+		end = billing.StartOfDay(year, month, day+1, zone).UTC()
 	} else if start, err = time.Parse(time.RFC3339, text); err == nil {
 		start = start.UTC()
 		end = start

@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/http"
@@ -13,10 +14,10 @@ import (
 
 // usage is what requests used and cost.
 type usage struct {
-	From   *time.Time `json:"from" doc:"Start, inclusive; null is the beginning."`
-	To     *time.Time `json:"to" doc:"End, exclusive; null is now."`
-	Totals totals     `json:"totals"`
-	Groups []totals   `json:"groups" nullable:"false" maxItems:"0" doc:"Empty: usage is not grouped."`
+	From   *time.Time   `json:"from" doc:"Start, inclusive; null is the beginning."`
+	To     *time.Time   `json:"to" doc:"End, exclusive; null is now."`
+	Totals totals       `json:"totals"`
+	Groups []usageGroup `json:"groups" nullable:"false" doc:"They sum to the totals; empty without group_by."`
 }
 
 type totals struct {
@@ -24,6 +25,7 @@ type totals struct {
 	PromptTokens     int64         `json:"prompt_tokens"`
 	CompletionTokens int64         `json:"completion_tokens"`
 	CachedTokens     int64         `json:"cached_tokens"`
+	ReasoningTokens  int64         `json:"reasoning_tokens"`
 	CostNanos        billing.Money `json:"cost_nanos" doc:"What the organization pays."`
 	MarketCostNanos  billing.Money `json:"market_cost_nanos" doc:"What the providers' list prices come to."`
 	SavingsNanos     billing.Money `json:"savings_nanos" doc:"The difference."`
@@ -36,6 +38,7 @@ func newTotals(t billing.Totals) totals {
 		PromptTokens:     t.PromptTokens,
 		CompletionTokens: t.CompletionTokens,
 		CachedTokens:     t.CachedTokens,
+		ReasoningTokens:  t.ReasoningTokens,
 		CostNanos:        t.Cost,
 		MarketCostNanos:  t.MarketCost,
 		SavingsNanos:     t.MarketCost - t.Cost,
@@ -46,13 +49,18 @@ func newTotals(t billing.Totals) totals {
 type usageInput struct {
 	Interval
 	Selection
-	KeyID string `query:"key_id" maxLength:"200" doc:"Requests with this key."`
+	Breakdown
+	KeyID   string `query:"key_id" maxLength:"200" doc:"Requests with this key."`
+	Project string `query:"project" maxLength:"200" doc:"Requests of this project."`
+	Owner   string `query:"owner" maxLength:"200" doc:"Requests with keys of this member, by id."`
 }
 
 type keyUsageInput struct {
 	ID string `path:"id" doc:"The key's id."`
 	Interval
 	Selection
+	Breakdown
+	Project string `query:"project" maxLength:"200" doc:"Requests of this project."`
 }
 
 func (a *api) registerUsage() {
@@ -67,11 +75,11 @@ func (a *api) registerUsage() {
 }
 
 func (a *api) getUsage(ctx context.Context, in *usageInput) (*body[usage], error) {
-	f, err := filter(in.Interval, in.Selection, in.KeyID)
+	f, err := usageFilter(in.Interval, in.Selection, billing.Filter{KeyID: in.KeyID, Project: in.Project, Owner: in.Owner})
 	if err != nil {
 		return nil, err
 	}
-	return a.answerUsage(ctx, f)
+	return a.answerUsage(ctx, f, in.Breakdown, in.Timezone)
 }
 
 func (a *api) getKeyUsage(ctx context.Context, in *keyUsageInput) (*body[usage], error) {
@@ -79,23 +87,54 @@ func (a *api) getKeyUsage(ctx context.Context, in *keyUsageInput) (*body[usage],
 	if err != nil {
 		return nil, err
 	}
-	f, err := filter(in.Interval, in.Selection, k.ID)
+	f, err := usageFilter(in.Interval, in.Selection, billing.Filter{KeyID: k.ID, Project: in.Project})
 	if err != nil {
 		return nil, err
 	}
-	return a.answerUsage(ctx, f)
+	return a.answerUsage(ctx, f, in.Breakdown, in.Timezone)
 }
 
-func (a *api) answerUsage(ctx context.Context, f billing.Filter) (*body[usage], error) {
-	t, err := a.gateway.Store().Usage(ctx, organizationOf(ctx), f)
+// usageFilter is filter with what audits are not selected by.
+func usageFilter(in Interval, sel Selection, more billing.Filter) (billing.Filter, error) {
+	var f faults
+	for location, text := range map[string]string{"query.project": more.Project, "query.owner": more.Owner} {
+		if !isPlainText(text) {
+			f.add(location, "expected text without control characters")
+		}
+	}
+	if err := f.err(); err != nil {
+		return billing.Filter{}, err
+	}
+	out, err := filter(in, sel, more.KeyID)
+	out.Project, out.Owner = more.Project, more.Owner
+	return out, err
+}
+
+func (a *api) answerUsage(ctx context.Context, f billing.Filter, b Breakdown, timezone string) (*body[usage], error) {
+	zone, err := parseTimezone(timezone)
+	if err != nil {
+		return nil, fmt.Errorf("reading the time zone: %w", err)
+	}
+	if err := b.check(); err != nil {
+		return nil, err
+	}
+	u, err := a.gateway.Store().Usage(ctx, organizationOf(ctx), f, billing.Grouping{
+		By:        mapped(b.GroupBy, func(by string) billing.Dimension { return billing.Dimension(by) }),
+		Interval:  billing.Interval(b.Every),
+		Zone:      zone,
+		WeekStart: a.weekStart(callerOf(ctx).account.Organization),
+	})
+	if errors.Is(err, billing.ErrTooManyGroups) {
+		return nil, b.tooManyGroups()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading usage: %w", err)
 	}
 	return &body[usage]{usage{
-		From:   timeOrNil(f.From),
-		To:     timeOrNil(f.To),
-		Totals: newTotals(t),
-		Groups: []totals{},
+		From:   timeOrNil(u.From),
+		To:     timeOrNil(u.To),
+		Totals: newTotals(u.Totals),
+		Groups: b.groups(u.Groups),
 	}}, nil
 }
 

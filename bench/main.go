@@ -5,6 +5,11 @@
 // the result is their ratio: absolute figures depend on the machine.
 //
 //	go run ./bench -bin bin/caddy -store sqlite
+//
+// With -usage it measures how long questions about a year's usage take, with few
+// requests and with many.
+//
+//	go run ./bench -usage -store sqlite
 package main
 
 import (
@@ -31,19 +36,31 @@ import (
 )
 
 func main() {
-	var b bench
+	var (
+		b     bench
+		u     usageBench
+		usage bool
+	)
 	flag.StringVar(&b.bin, "bin", "bin/caddy", "the gateway's binary")
 	flag.StringVar(&b.store, "store", "sqlite", "sqlite or postgres")
 	flag.IntVar(&b.rounds, "rounds", 5, "how often each side is measured")
 	flag.IntVar(&b.connections, "connections", 16, "concurrent requests")
 	flag.IntVar(&b.chats, "chats", 10_000, "chat requests in each round")
 	flag.IntVar(&b.streams, "streams", 2_000, "streams in each round")
+	flag.BoolVar(&usage, "usage", false, "measure questions about usage instead")
+	flag.IntVar(&u.few, "few", 100_000, "requests of a year, few of them")
+	flag.IntVar(&u.many, "many", 10_000_000, "requests of a year, many of them")
 	flag.Parse()
 	if b.store != "sqlite" && b.store != "postgres" {
 		fmt.Fprintf(os.Stderr, "bench: unknown store %q: use sqlite or postgres\n", b.store)
 		os.Exit(2)
 	}
-	if err := b.run(); err != nil {
+	run := b.run
+	if usage {
+		u.store, u.rounds = b.store, 4*b.rounds // an answer is quick
+		run = func() error { return u.run(context.Background()) }
+	}
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}

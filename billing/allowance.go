@@ -51,7 +51,8 @@ func ParseWeekStart(s string) (WeekStart, error) {
 	return "", fmt.Errorf("unknown week start %q: use sunday, monday or saturday", s)
 }
 
-func (w WeekStart) weekday() time.Weekday {
+// Weekday returns the day.
+func (w WeekStart) Weekday() time.Weekday {
 	switch w {
 	case Monday:
 		return time.Monday
@@ -72,7 +73,7 @@ func (p Period) Start(t time.Time, week WeekStart) time.Time {
 		return day
 	case Weekly:
 		const days = 7
-		return day.AddDate(0, 0, -int(day.Weekday()-week.weekday()+days)%days)
+		return day.AddDate(0, 0, -int(day.Weekday()-week.Weekday()+days)%days)
 	case Monthly:
 		return day.AddDate(0, 0, 1-day.Day())
 	default:

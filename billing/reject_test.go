@@ -327,7 +327,7 @@ func TestRecoveryGetsPastWhatCannotBeBooked(t *testing.T) {
 	if err != nil || bytes.Count(lines, []byte("\n")) != len(want) {
 		t.Errorf("the file is (%v)\n%s", err, lines)
 	}
-	totals, err := store.Usage(t.Context(), org, billing.Filter{})
+	totals, err := store.Usage(t.Context(), org, billing.Filter{}, billing.Grouping{})
 	if err != nil || totals.Requests != 597 || totals.Cost != 597*cent {
 		t.Errorf("booked %+v (%v)", totals, err)
 	}

@@ -183,8 +183,9 @@ type Reports interface {
 	Requests(ctx context.Context, org string, f Filter, page Page) ([]Settlement, error)
 	// Request returns one audit row, or ErrNotFound.
 	Request(ctx context.Context, org, id string) (Settlement, error)
-	// Usage returns the totals of the rows that Requests would return.
-	Usage(ctx context.Context, org string, f Filter) (Totals, error)
+	// Usage returns the totals of the rows that Requests would return, and their
+	// groups as of the same moment; ErrTooManyGroups if these are too many.
+	Usage(ctx context.Context, org string, f Filter, g Grouping) (Usage, error)
 	// Spend returns what is settled in each of the allowances, whatever their
 	// limits, in the same order.
 	Spend(ctx context.Context, allowances []Allowance) ([]Money, error)
@@ -208,6 +209,9 @@ type Filter struct {
 	// From is inclusive, To exclusive.
 	From, To time.Time
 	KeyID    string
+	// Owner is the id of a member: requests with keys that are the member's now.
+	Owner    string
+	Project  string
 	Provider string
 	Model    string
 }
@@ -221,6 +225,19 @@ type Totals struct {
 	ReasoningTokens  int64
 	Cost             Money
 	MarketCost       Money
+}
+
+// Plus returns the sum of two totals.
+func (t Totals) Plus(other Totals) Totals {
+	return Totals{
+		Requests:         t.Requests + other.Requests,
+		PromptTokens:     t.PromptTokens + other.PromptTokens,
+		CompletionTokens: t.CompletionTokens + other.CompletionTokens,
+		CachedTokens:     t.CachedTokens + other.CachedTokens,
+		ReasoningTokens:  t.ReasoningTokens + other.ReasoningTokens,
+		Cost:             t.Cost + other.Cost,
+		MarketCost:       t.MarketCost + other.MarketCost,
+	}
 }
 
 // TotalsOf returns the totals of one settlement.

@@ -49,6 +49,7 @@ func Run(t *testing.T, open func(t *testing.T) billing.Store) {
 		{"Post", testPost},
 		{"Append", testAppend},
 		{"Reports", testReports},
+		{"Usage", testUsage},
 		{"Restart", testRestart},
 		{"Identity", testIdentity},
 		{"Context", testContext},

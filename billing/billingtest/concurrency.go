@@ -101,7 +101,7 @@ func spendsExactly(t *testing.T, stores [nodes]billing.Store, watch func(*testin
 	for worker := range nodes * workersPerNode {
 		equal(t, "leases", leasesOf(t, stores[0], fmt.Sprintf("worker_%d", worker)), nil)
 	}
-	totals, err := stores[0].Usage(t.Context(), org, billing.Filter{})
+	totals, err := stores[0].Usage(t.Context(), org, billing.Filter{}, billing.Grouping{})
 	check(t, err)
 	equal(t, "spent", totals.Cost, paid)
 	balanced(t, stores[0])
@@ -199,7 +199,7 @@ func postsCrosswise(t *testing.T, stores [nodes]billing.Store) {
 		}
 	})
 	for o := range orgs {
-		totals, err := stores[0].Usage(t.Context(), fmt.Sprintf("org_%d", o), billing.Filter{})
+		totals, err := stores[0].Usage(t.Context(), fmt.Sprintf("org_%d", o), billing.Filter{}, billing.Grouping{})
 		check(t, err)
 		equal(t, "requests", totals.Requests, nodes*workersPerNode*rounds)
 	}

@@ -92,9 +92,9 @@ func postsZeroCost(t *testing.T, s billing.Store) {
 	entries, err := s.Transactions(t.Context(), org, billing.Page{})
 	check(t, err)
 	equal(t, "entries", entries, nil)
-	totals, err := s.Usage(t.Context(), org, billing.Filter{})
+	usage, err := s.Usage(t.Context(), org, billing.Filter{}, billing.Grouping{})
 	check(t, err)
-	equal(t, "usage", totals, billing.TotalsOf(free))
+	equal(t, "usage", usage.Totals, billing.TotalsOf(free))
 	post(t, s, node, free)
 	balanced(t, s)
 }

@@ -106,6 +106,7 @@ func newestFirst(a, b billing.Settlement) int { return strings.Compare(b.Request
 func selects(f billing.Filter, r billing.Settlement) bool {
 	return !r.At.Before(f.From) && (f.To.IsZero() || r.At.Before(f.To)) &&
 		(f.KeyID == "" || f.KeyID == r.KeyID) &&
+		(f.Project == "" || f.Project == r.Project) &&
 		(f.Provider == "" || f.Provider == r.Provider) &&
 		(f.Model == "" || f.Model == r.Model)
 }
@@ -141,30 +142,19 @@ func sumsUsage(t *testing.T, s billing.Store) {
 		check(t, err)
 		var want billing.Totals
 		for _, r := range requests {
-			want = plus(want, billing.TotalsOf(r))
+			want = want.Plus(billing.TotalsOf(r))
 		}
 		if want.Requests > 0 {
 			some++
 		}
-		got, err := s.Usage(t.Context(), org, f)
+		got, err := s.Usage(t.Context(), org, f, billing.Grouping{})
 		check(t, err)
-		equal(t, fmt.Sprintf("usage of %+v", f), got, want)
+		equal(t, fmt.Sprintf("usage of %+v", f), got.Totals, want)
 	}
 	if some < 50 {
 		t.Errorf("only %d of the filters select anything", some)
 	}
 	balanced(t, s)
-}
-
-func plus(a, b billing.Totals) billing.Totals {
-	a.Requests += b.Requests
-	a.PromptTokens += b.PromptTokens
-	a.CompletionTokens += b.CompletionTokens
-	a.CachedTokens += b.CachedTokens
-	a.ReasoningTokens += b.ReasoningTokens
-	a.Cost += b.Cost
-	a.MarketCost += b.MarketCost
-	return a
 }
 
 func reportsSpend(t *testing.T, s billing.Store) {
@@ -207,9 +197,9 @@ func keepsRequestsApart(t *testing.T, s billing.Store) {
 	requests, err := s.Requests(t.Context(), other, billing.Filter{}, billing.Page{})
 	check(t, err)
 	equal(t, "requests of another organization", requests, nil)
-	totals, err := s.Usage(t.Context(), other, billing.Filter{})
+	usage, err := s.Usage(t.Context(), other, billing.Filter{}, billing.Grouping{})
 	check(t, err)
-	equal(t, "usage of another organization", totals, billing.Totals{})
+	equal(t, "usage of another organization", usage.Totals, billing.Totals{})
 }
 
 func testRestart(t *testing.T, open Open) {

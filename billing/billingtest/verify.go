@@ -87,7 +87,7 @@ func (b *tampered) fresh(t *testing.T) targets {
 // save copies the tables, to undo changes from.
 func (b *tampered) save(t *testing.T) {
 	t.Helper()
-	for _, table := range []string{"requests", "entries", "accounts", "allowances", "leases", "rollups_hourly"} {
+	for _, table := range []string{"requests", "entries", "accounts", "allowances", "leases", "rollups"} {
 		b.exec(t, "DROP TABLE IF EXISTS saved_"+table, "CREATE TABLE saved_"+table+" AS SELECT * FROM "+table)
 	}
 }
@@ -177,7 +177,6 @@ func tamperings(on targets) map[string]tampering {
 		"leased without lease": plusOne(billing.CheckLeases, "allowances", "leased", all+" AND kind = 'key' AND period = 'daily'"),
 		"lease":                plusOne(billing.CheckLeases, "leases", "amount", credits),
 		"missing lease":        remove(billing.CheckLeases, "leases", credits),
-		"missing rollup":       remove(billing.CheckRollups, "rollups_hourly", all),
 	}
 	for of, where := range map[string]string{"a request": paid, "a free request": free} {
 		for _, column := range []string{
@@ -196,10 +195,15 @@ func tamperings(on targets) map[string]tampering {
 		list["time of "+of] = set(billing.CheckContent, "requests", "arrived_at", "(SELECT max(created_at) FROM organizations)", where)
 		list["hash of "+of] = set(billing.CheckContent, "requests", "hash", "(SELECT hash FROM entries WHERE seq = 1)", where)
 	}
-	for _, column := range []string{
-		"requests", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost", "market_cost",
-	} {
-		list["rolled up "+column] = plusOne(billing.CheckRollups, "rollups_hourly", column, all)
+	for _, series := range []string{"key_15m", "key_1h", "key_1d", "all_15m", "all_1h", "all_1d"} {
+		where := "series = '" + series + "'"
+		for _, column := range []string{
+			"requests", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost", "market_cost",
+		} {
+			list[column+" of "+series] = plusOne(billing.CheckRollups, "rollups", column, where)
+		}
+		list["project of "+series] = set(billing.CheckRollups, "rollups", "project", "'other'", where)
+		list["missing "+series] = remove(billing.CheckRollups, "rollups", where)
 	}
 	for _, kind := range []billing.AllowanceKind{billing.Budget, billing.ProjectBudget, billing.KeySpend} {
 		for _, p := range []billing.Period{billing.Daily, billing.Never} {
@@ -216,7 +220,6 @@ func tamperings(on targets) map[string]tampering {
 		undo:  "DELETE FROM allowances WHERE " + weekly,
 		check: billing.CheckAllowances,
 	}
-	list["project of a rollup"] = set(billing.CheckRollups, "rollups_hourly", "project", "'other'", all)
 	return list
 }
 
@@ -289,7 +292,7 @@ func findsRewriting(t *testing.T, b *tampered) {
 		return fmt.Sprintf("%s = %[1]s - (SELECT %[1]s FROM saved_requests WHERE request_id = '%s')", column, on.free)
 	}
 	b.change(t, "DELETE FROM requests WHERE request_id = '"+on.free+"'")
-	b.change(t, "UPDATE rollups_hourly SET requests = requests - 1, "+of("prompt_tokens")+", "+of("completion_tokens")+", "+
+	b.exec(t, "UPDATE rollups SET requests = requests - 1, "+of("prompt_tokens")+", "+of("completion_tokens")+", "+
 		of("cached_tokens")+", "+of("reasoning_tokens")+", "+of("market_cost"))
 	for _, mode := range []billing.VerifyMode{billing.Incremental, billing.Full} {
 		failed := verify(t, b.Store, mode).Failed()

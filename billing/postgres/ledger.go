@@ -59,11 +59,11 @@ SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timesta
 ON CONFLICT (organization_id, subject, kind, period, period_start) DO UPDATE SET credited = a.credited + excluded.credited`
 
 	addRollups = `
-INSERT INTO rollups_hourly AS r (organization_id, hour, key_id, project, provider, model,
+INSERT INTO rollups AS r (organization_id, series, start, key_id, project, provider, model,
 	requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost)
-SELECT * FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::text[], $6::text[],
-	$7::bigint[], $8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[])
-ON CONFLICT (organization_id, hour, key_id, project, provider, model) DO UPDATE SET
+SELECT * FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], $7::text[],
+	$8::bigint[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[])
+ON CONFLICT (organization_id, series, start, key_id, project, provider, model) DO UPDATE SET
 	requests = r.requests + excluded.requests,
 	prompt_tokens = r.prompt_tokens + excluded.prompt_tokens,
 	completion_tokens = r.completion_tokens + excluded.completion_tokens,
@@ -292,7 +292,8 @@ func lineArrays(lines []books.Line) []any {
 func rollupArrays(rollups []books.Rollup) []any {
 	return []any{
 		column(rollups, func(r *books.Rollup) string { return r.OrganizationID }),
-		column(rollups, func(r *books.Rollup) time.Time { return r.Hour }),
+		column(rollups, func(r *books.Rollup) string { return r.Series }),
+		column(rollups, func(r *books.Rollup) time.Time { return r.Start }),
 		column(rollups, func(r *books.Rollup) string { return r.KeyID }),
 		column(rollups, func(r *books.Rollup) string { return r.Project }),
 		column(rollups, func(r *books.Rollup) string { return r.Provider }),

@@ -58,10 +58,11 @@ of_allowances (id) AS (
 	UNION ALL
 	SELECT (SELECT min(organization_id) FROM allowances WHERE organization_id > id) FROM of_allowances WHERE id IS NOT NULL
 ),
-of_rollups_hourly (id) AS (
-	SELECT min(organization_id) FROM rollups_hourly
+of_rollups (series, id) AS (
+	SELECT series, '' COLLATE "C" FROM unnest('{key_15m,key_1h,key_1d,all_15m,all_1h,all_1d}'::text[]) AS s (series)
 	UNION ALL
-	SELECT (SELECT min(organization_id) FROM rollups_hourly WHERE organization_id > id) FROM of_rollups_hourly WHERE id IS NOT NULL
+	SELECT o.series, (SELECT min(r.organization_id) FROM rollups r WHERE r.series = o.series AND r.organization_id > o.id)
+	FROM of_rollups o WHERE o.id IS NOT NULL
 )
 SELECT id FROM (
 	SELECT id FROM of_requests
@@ -70,7 +71,7 @@ SELECT id FROM (
 	UNION
 	SELECT id FROM of_allowances
 	UNION
-	SELECT id FROM of_rollups_hourly
+	SELECT id FROM of_rollups WHERE id <> ''
 	UNION
 	SELECT organization_id FROM accounts
 	UNION
@@ -111,10 +112,10 @@ WHERE organization_id = $1 AND cost <> 0 AND (
 
 	ChangedHours: `
 WITH h AS (
-	SELECT hour, sum(requests)::bigint AS requests, sum(prompt_tokens)::bigint AS prompt_tokens,
+	SELECT start AS hour, sum(requests)::bigint AS requests, sum(prompt_tokens)::bigint AS prompt_tokens,
 		sum(completion_tokens)::bigint AS completion_tokens, sum(cached_tokens)::bigint AS cached_tokens,
 		sum(reasoning_tokens)::bigint AS reasoning_tokens, sum(cost)::bigint AS cost, sum(market_cost)::bigint AS market_cost
-	FROM rollups_hourly WHERE organization_id = $1 GROUP BY hour
+	FROM rollups WHERE organization_id = $1 AND series = 'all_1h' GROUP BY start
 )
 SELECT h.hour, h.requests, h.prompt_tokens, h.completion_tokens, h.cached_tokens,
 	h.reasoning_tokens, h.cost, h.market_cost,
@@ -130,39 +131,46 @@ SELECT v.hour, 0, 0, 0, 0, 0, 0, 0,
 	v.reasoning_tokens, v.cost, v.market_cost
 FROM verified_hours v
 WHERE v.organization_id = $1
-	AND NOT EXISTS (SELECT 1 FROM rollups_hourly r WHERE r.organization_id = v.organization_id AND r.hour = v.hour)
+	AND NOT EXISTS (
+		SELECT 1 FROM rollups r
+		WHERE r.organization_id = v.organization_id AND r.series = 'all_1h' AND r.start = v.hour
+	)
 ORDER BY 1`,
 
 	SumPage: `
-SELECT date_trunc('hour', arrived_at, 'UTC') AS hour, key_id, project, provider, model,
+SELECT 'key_15m', date_bin('15 minutes', arrived_at, timestamptz '0001-01-01 00:00:00+00'), key_id, project, provider, model,
 	count(*), sum(prompt_tokens)::bigint, sum(completion_tokens)::bigint, sum(cached_tokens)::bigint,
 	sum(reasoning_tokens)::bigint, sum(cost)::bigint, sum(market_cost)::bigint, max(request_id)
 FROM (
 	SELECT request_id, arrived_at, key_id, project, provider, model, prompt_tokens, completion_tokens, cached_tokens,
 		reasoning_tokens, cost, market_cost
 	FROM requests WHERE organization_id = $1 AND request_id > $2 ORDER BY request_id LIMIT $3
-) AS page GROUP BY 1, 2, 3, 4, 5`,
+) AS page GROUP BY 2, 3, 4, 5, 6`,
 
 	SumHour: `
-SELECT date_trunc('hour', arrived_at, 'UTC') AS hour, key_id, project, provider, model,
+SELECT 'key_15m', date_bin('15 minutes', arrived_at, timestamptz '0001-01-01 00:00:00+00'), key_id, project, provider, model,
 	count(*), sum(prompt_tokens)::bigint, sum(completion_tokens)::bigint, sum(cached_tokens)::bigint,
 	sum(reasoning_tokens)::bigint, sum(cost)::bigint, sum(market_cost)::bigint
 FROM requests
 WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3
 	AND arrived_at >= $4 AND arrived_at < $5
-GROUP BY 1, 2, 3, 4, 5`,
+GROUP BY 2, 3, 4, 5, 6`,
 
 	Rollups: `
-SELECT hour, key_id, project, provider, model,
+SELECT series, start, key_id, project, provider, model,
 	requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost
-FROM rollups_hourly WHERE organization_id = $1 AND hour >= $2 AND hour < $3`,
+FROM rollups WHERE organization_id = $1 AND series = $4 AND start >= $2 AND start < $3`,
 
-	// Rollups are compared with rows: so allowances are, by their sums. Only days
+	RollupDays: `
+SELECT DISTINCT date_trunc('day', start, 'UTC')
+FROM rollups WHERE organization_id = $1 AND series IN ('key_15m', 'key_1h', 'key_1d', 'all_15m', 'all_1h', 'all_1d') ORDER BY 1`,
+
+	// Rollups are compared with rows: so allowances are, by the sums of days. Only days
 	// and all time have any.
 	Allowances: `
 WITH days AS MATERIALIZED (
-	SELECT organization_id, key_id, project, date_trunc('day', hour, 'UTC') AS day, sum(cost) AS cost
-	FROM rollups_hourly GROUP BY 1, 2, 3, 4
+	SELECT organization_id, key_id, project, start AS day, sum(cost) AS cost
+	FROM rollups WHERE series = 'key_1d' GROUP BY 1, 2, 3, 4
 ),
 spent AS MATERIALIZED (
 	SELECT organization_id, '' AS subject, 'budget' AS kind, day, sum(cost) AS cost FROM days GROUP BY 1, 4

@@ -34,33 +34,6 @@ WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3
 	AND key_id = $9
 ORDER BY request_id DESC LIMIT $8`
 
-	// One statement, so that rollups and rows are of one moment.
-	selectUsage = `
-WITH
-parts AS (
-	SELECT requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost,
-		key_id, provider, model
-	FROM rollups_hourly
-	WHERE organization_id = $1 AND hour >= $4 AND hour < $5
-	UNION ALL
-	SELECT 1, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost,
-		key_id, provider, model
-	FROM requests
-	WHERE organization_id = $1 AND request_id >= $11 AND request_id < $12
-		AND arrived_at >= $2 AND arrived_at < $3
-	UNION ALL
-	SELECT 1, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost,
-		key_id, provider, model
-	FROM requests
-	WHERE organization_id = $1 AND request_id >= $13 AND request_id < $14
-		AND arrived_at >= $6 AND arrived_at < $7
-)
-SELECT coalesce(sum(requests), 0)::bigint, coalesce(sum(prompt_tokens), 0)::bigint, coalesce(sum(completion_tokens), 0)::bigint,
-	coalesce(sum(cached_tokens), 0)::bigint, coalesce(sum(reasoning_tokens), 0)::bigint,
-	coalesce(sum(cost), 0)::bigint, coalesce(sum(market_cost), 0)::bigint
-FROM parts
-WHERE ($8::text = '' OR key_id = $8) AND ($9::text = '' OR provider = $9) AND ($10::text = '' OR model = $10)`
-
 	selectSettled = `
 SELECT ` + settledIn + `
 FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::timestamptz[])
@@ -99,23 +72,6 @@ func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement
 		return billing.Settlement{}, fmt.Errorf("read request %q: %w", id, notFound(err))
 	}
 	return r, nil
-}
-
-// Usage implements billing.Reports.
-func (s *Store) Usage(ctx context.Context, org string, f billing.Filter) (billing.Totals, error) {
-	before, hours, after := books.SpanOf(f).Hours()
-	beforeFrom, beforeTo := before.RequestIDs()
-	afterFrom, afterTo := after.RequestIDs()
-	var t billing.Totals
-	err := s.pool.QueryRow(ctx, selectUsage, planned, org,
-		before.From, before.To, hours.From, hours.To,
-		after.From, after.To, f.KeyID, f.Provider, f.Model,
-		beforeFrom, beforeTo, afterFrom, afterTo,
-	).Scan(&t.Requests, &t.PromptTokens, &t.CompletionTokens, &t.CachedTokens, &t.ReasoningTokens, &t.Cost, &t.MarketCost)
-	if err != nil {
-		return billing.Totals{}, fmt.Errorf("sum usage: %w", err)
-	}
-	return t, nil
 }
 
 // Spend implements billing.Reports.

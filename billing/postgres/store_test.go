@@ -191,5 +191,5 @@ func TestBooksOfBeforeDaysAreConverted(t *testing.T) {
 	if _, err := p.UpTo(t.Context(), billingtest.BeforeDays); err != nil {
 		t.Fatal(err)
 	}
-	billingtest.RunMigration(t, open, db, func(at time.Time) string { return "'" + at.Format(time.RFC3339Nano) + "'" })
+	billingtest.RunMigration(t, open, db, func(at time.Time) string { return "'" + at.Format(time.RFC3339Nano) + "'" }, "decode(repeat('00', 32), 'hex')")
 }

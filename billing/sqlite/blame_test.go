@@ -24,7 +24,7 @@ func TestErrorsOfTheFileMayPass(t *testing.T) {
 		"a full disk":            {"PRAGMA max_page_count = 1", "PRAGMA max_page_count = 1000000", "full"},
 		"a file that only reads": {"PRAGMA query_only = 1", "PRAGMA query_only = 0", "readonly"},
 		"a table that is gone": {
-			"ALTER TABLE rollups_hourly RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO rollups_hourly", "no such table",
+			"ALTER TABLE rollups RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO rollups", "no such table",
 		},
 		"a rule of another version": {
 			"CREATE TRIGGER later BEFORE INSERT ON requests BEGIN SELECT RAISE(ABORT, 'not without a region'); END",

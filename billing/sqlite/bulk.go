@@ -23,11 +23,12 @@ type bulk[T any] struct {
 	args func(a *arguments, row *T)
 }
 
-// newBulk prepares an INSERT that lacks its rows, each of these values.
-func newBulk[T any](ctx context.Context, db *sql.DB, insert, row string, args func(*arguments, *T)) (*bulk[T], error) {
+// newBulk prepares an INSERT that lacks its rows, each of these values, between
+// its head and its tail.
+func newBulk[T any](ctx context.Context, db *sql.DB, q bulkQuery, args func(*arguments, *T)) (*bulk[T], error) {
 	b := &bulk[T]{args: args}
 	for i, size := range bulkSizes {
-		stmt, err := db.PrepareContext(ctx, insert+" "+row+strings.Repeat(", "+row, size-1))
+		stmt, err := db.PrepareContext(ctx, q.head+" "+q.row+strings.Repeat(", "+q.row, size-1)+q.tail)
 		if err != nil {
 			return nil, fmt.Errorf("prepare statement: %w", err)
 		}
@@ -35,6 +36,8 @@ func newBulk[T any](ctx context.Context, db *sql.DB, insert, row string, args fu
 	}
 	return b, nil
 }
+
+type bulkQuery struct{ head, row, tail string }
 
 // rowArgs are the arguments of a statement for as many rows.
 type rowArgs[T any] struct {

@@ -49,10 +49,14 @@ INSERT INTO allowances (organization_id, subject, kind, period, period_start, cr
 VALUES (?1, ?2, ?3, ?4, ?5, ?6)
 ON CONFLICT DO UPDATE SET credited = credited + excluded.credited`
 
-	addRollup = `
-INSERT INTO rollups_hourly (organization_id, hour, key_id, project, provider, model,
+	insertRollups = `
+INSERT INTO rollups (organization_id, series, start, key_id, project, provider, model,
 	requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES`
+
+	rollupValues = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+
+	addRollups = `
 ON CONFLICT DO UPDATE SET
 	requests = requests + excluded.requests,
 	prompt_tokens = prompt_tokens + excluded.prompt_tokens,
@@ -163,6 +167,14 @@ func debitArgs(a *arguments, l *books.Line) {
 	a.number(l.Seq, int64(l.Amount), int64(l.BalanceAfter), micros(l.CreatedAt))
 	a.text(l.RequestID, l.IdempotencyKey)
 	a.add(l.Hash)
+}
+
+// rollupArgs are the arguments of rollupValues.
+func rollupArgs(a *arguments, r *books.Rollup) {
+	a.text(r.OrganizationID, r.Series)
+	a.number(micros(r.Start))
+	a.text(r.KeyID, r.Project, r.Provider, r.Model)
+	a.number(r.Requests, r.PromptTokens, r.CompletionTokens, r.CachedTokens, r.ReasoningTokens, int64(r.Cost), int64(r.MarketCost))
 }
 
 func scanLine(row scanner) (books.Line, error) {

@@ -17,8 +17,9 @@ import (
 type postStatements struct {
 	requests                                   *bulk[books.Row]
 	debits                                     *bulk[books.Line]
+	rollups                                    *bulk[books.Rollup]
 	selectLedger, putLedger                    *sql.Stmt
-	addSettled, addRollup, touchKey            *sql.Stmt
+	addSettled, touchKey                       *sql.Stmt
 	selectLeasesOfSubject                      *sql.Stmt
 	subtractLeased, subtractLease, deleteLease *sql.Stmt
 }
@@ -32,7 +33,6 @@ func prepare(ctx context.Context, db *sql.DB) (*postStatements, error) {
 		{&p.selectLedger, selectLedger},
 		{&p.putLedger, putLedger},
 		{&p.addSettled, addSettled},
-		{&p.addRollup, addRollup},
 		{&p.touchKey, touchKey},
 		{&p.selectLeasesOfSubject, selectLeasesOfSubject},
 		{&p.subtractLeased, subtractLeased},
@@ -46,10 +46,13 @@ func prepare(ctx context.Context, db *sql.DB) (*postStatements, error) {
 		*q.to = stmt
 	}
 	var err error
-	if p.requests, err = newBulk(ctx, db, insertRequests, requestValues, requestArgs); err != nil {
+	if p.requests, err = newBulk(ctx, db, bulkQuery{insertRequests, requestValues, ""}, requestArgs); err != nil {
 		return nil, err
 	}
-	if p.debits, err = newBulk(ctx, db, insertEntries, debitValues, debitArgs); err != nil {
+	if p.debits, err = newBulk(ctx, db, bulkQuery{insertEntries, debitValues, ""}, debitArgs); err != nil {
+		return nil, err
+	}
+	if p.rollups, err = newBulk(ctx, db, bulkQuery{insertRollups, rollupValues, addRollups}, rollupArgs); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -140,13 +143,8 @@ func (s *Store) post(ctx context.Context, tx *sql.Tx, node string, fresh []books
 	if err := s.release(ctx, tx, node, posting.Spent); err != nil {
 		return err
 	}
-	add = tx.StmtContext(ctx, s.posts.addRollup)
-	for _, r := range posting.Rollups {
-		_, err := add.ExecContext(ctx, r.OrganizationID, micros(r.Hour), r.KeyID, r.Project, r.Provider, r.Model, r.Requests,
-			r.PromptTokens, r.CompletionTokens, r.CachedTokens, r.ReasoningTokens, int64(r.Cost), int64(r.MarketCost))
-		if err != nil {
-			return fmt.Errorf("add to rollup: %w", err)
-		}
+	if _, err := s.posts.rollups.insert(ctx, tx, posting.Rollups); err != nil {
+		return fmt.Errorf("add to rollups: %w", err)
 	}
 	touch := tx.StmtContext(ctx, s.posts.touchKey)
 	for _, u := range posting.Uses {

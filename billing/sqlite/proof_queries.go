@@ -53,10 +53,11 @@ of_allowances (id) AS (
 	UNION ALL
 	SELECT (SELECT min(organization_id) FROM allowances WHERE organization_id > id) FROM of_allowances WHERE id IS NOT NULL
 ),
-of_rollups_hourly (id) AS (
-	SELECT min(organization_id) FROM rollups_hourly
+of_rollups (series, id) AS (
+	VALUES ('key_15m', ''), ('key_1h', ''), ('key_1d', ''), ('all_15m', ''), ('all_1h', ''), ('all_1d', '')
 	UNION ALL
-	SELECT (SELECT min(organization_id) FROM rollups_hourly WHERE organization_id > id) FROM of_rollups_hourly WHERE id IS NOT NULL
+	SELECT o.series, (SELECT min(r.organization_id) FROM rollups r WHERE r.series = o.series AND r.organization_id > o.id)
+	FROM of_rollups o WHERE o.id IS NOT NULL
 )
 SELECT id FROM (
 	SELECT id FROM of_requests
@@ -65,7 +66,7 @@ SELECT id FROM (
 	UNION
 	SELECT id FROM of_allowances
 	UNION
-	SELECT id FROM of_rollups_hourly
+	SELECT id FROM of_rollups WHERE id <> ''
 	UNION
 	SELECT organization_id FROM accounts
 	UNION
@@ -104,10 +105,10 @@ WHERE organization_id = ?1 AND cost <> 0 AND (
 
 	ChangedHours: `
 WITH h AS (
-	SELECT hour, sum(requests) AS requests, sum(prompt_tokens) AS prompt_tokens,
+	SELECT start AS hour, sum(requests) AS requests, sum(prompt_tokens) AS prompt_tokens,
 		sum(completion_tokens) AS completion_tokens, sum(cached_tokens) AS cached_tokens,
 		sum(reasoning_tokens) AS reasoning_tokens, sum(cost) AS cost, sum(market_cost) AS market_cost
-	FROM rollups_hourly WHERE organization_id = ?1 GROUP BY hour
+	FROM rollups WHERE organization_id = ?1 AND series = 'all_1h' GROUP BY start
 )
 SELECT h.hour, h.requests, h.prompt_tokens, h.completion_tokens, h.cached_tokens,
 	h.reasoning_tokens, h.cost, h.market_cost,
@@ -123,39 +124,46 @@ SELECT v.hour, 0, 0, 0, 0, 0, 0, 0,
 	v.reasoning_tokens, v.cost, v.market_cost
 FROM verified_hours v
 WHERE v.organization_id = ?1
-	AND NOT EXISTS (SELECT 1 FROM rollups_hourly r WHERE r.organization_id = v.organization_id AND r.hour = v.hour)
+	AND NOT EXISTS (
+		SELECT 1 FROM rollups r
+		WHERE r.organization_id = v.organization_id AND r.series = 'all_1h' AND r.start = v.hour
+	)
 ORDER BY 1`,
 
 	SumPage: `
-SELECT arrived_at - ((arrived_at % 3600000000) + 3600000000) % 3600000000 AS hour, key_id, project, provider, model,
+SELECT 'key_15m', arrived_at - ((arrived_at % 900000000) + 900000000) % 900000000, key_id, project, provider, model,
 	count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens),
 	sum(reasoning_tokens), sum(cost), sum(market_cost), max(request_id)
 FROM (
 	SELECT request_id, arrived_at, key_id, project, provider, model, prompt_tokens, completion_tokens, cached_tokens,
 		reasoning_tokens, cost, market_cost
 	FROM requests WHERE organization_id = ?1 AND request_id > ?2 ORDER BY request_id LIMIT ?3
-) GROUP BY 1, 2, 3, 4, 5`,
+) GROUP BY 2, 3, 4, 5, 6`,
 
 	SumHour: `
-SELECT arrived_at - ((arrived_at % 3600000000) + 3600000000) % 3600000000 AS hour, key_id, project, provider, model,
+SELECT 'key_15m', arrived_at - ((arrived_at % 900000000) + 900000000) % 900000000, key_id, project, provider, model,
 	count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens),
 	sum(reasoning_tokens), sum(cost), sum(market_cost)
 FROM requests
 WHERE organization_id = ?1 AND request_id >= ?2 AND request_id < ?3
 	AND arrived_at >= ?4 AND arrived_at < ?5
-GROUP BY 1, 2, 3, 4, 5`,
+GROUP BY 2, 3, 4, 5, 6`,
 
 	Rollups: `
-SELECT hour, key_id, project, provider, model,
+SELECT series, start, key_id, project, provider, model,
 	requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost
-FROM rollups_hourly WHERE organization_id = ?1 AND hour >= ?2 AND hour < ?3`,
+FROM rollups WHERE organization_id = ?1 AND series = ?4 AND start >= ?2 AND start < ?3`,
 
-	// Rollups are compared with rows: so allowances are, by their sums. Only days
+	RollupDays: `
+SELECT DISTINCT start - ((start % 86400000000) + 86400000000) % 86400000000
+FROM rollups WHERE organization_id = ?1 AND series IN ('key_15m', 'key_1h', 'key_1d', 'all_15m', 'all_1h', 'all_1d') ORDER BY 1`,
+
+	// Rollups are compared with rows: so allowances are, by the sums of days. Only days
 	// and all time have any.
 	Allowances: `
 WITH days AS MATERIALIZED (
-	SELECT organization_id, key_id, project, hour - ((hour % 86400000000) + 86400000000) % 86400000000 AS day, sum(cost) AS cost
-	FROM rollups_hourly GROUP BY 1, 2, 3, 4
+	SELECT organization_id, key_id, project, start AS day, sum(cost) AS cost
+	FROM rollups WHERE series = 'key_1d' GROUP BY 1, 2, 3, 4
 ),
 spent AS MATERIALIZED (
 	SELECT organization_id, '' AS subject, 'budget' AS kind, day, sum(cost) AS cost FROM days GROUP BY 1, 4

@@ -161,5 +161,5 @@ func TestBooksOfBeforeDaysAreConverted(t *testing.T) {
 	if _, err := p.UpTo(t.Context(), billingtest.BeforeDays); err != nil {
 		t.Fatal(err)
 	}
-	billingtest.RunMigration(t, open, db, func(at time.Time) string { return strconv.FormatInt(at.UnixMicro(), 10) })
+	billingtest.RunMigration(t, open, db, func(at time.Time) string { return strconv.FormatInt(at.UnixMicro(), 10) }, "zeroblob(32)")
 }

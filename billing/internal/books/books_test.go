@@ -2,14 +2,17 @@ package books
 
 import (
 	"bytes"
+	"cmp"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -104,34 +107,85 @@ func TestHashTellsFieldsApart(t *testing.T) {
 	}
 }
 
-func TestHoursCutASpanWithoutGapOrOverlap(t *testing.T) {
+func TestUsageIsCutWithoutGapOrOverlap(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 1))
+	zones := []*time.Location{nil, time.FixedZone("", 20_700), time.FixedZone("", -44*60-30)}
+	intervals := []billing.Interval{billing.Hour, billing.Day, billing.Week, billing.Month}
 	moment := func() time.Time {
-		at := noon.Add(time.Duration(random.Int64N(int64(5 * time.Hour))))
-		if random.IntN(3) == 0 {
-			return at.Truncate(time.Hour)
-		}
-		return at
+		at := noon.Add(time.Duration(random.Int64N(int64(100 * time.Hour)))).Truncate(time.Microsecond)
+		return at.Truncate([]time.Duration{1, time.Minute, 15 * time.Minute, time.Hour, 24 * time.Hour}[random.IntN(5)])
 	}
+	rowsFrom := noon.Truncate(24 * time.Hour).Add(48 * time.Hour)
 	for range 1000 {
-		span := SpanOf(billing.Filter{From: moment(), To: moment()})
-		before, hours, after := span.Hours()
-		if !hours.From.Equal(hours.From.Truncate(time.Hour)) && hours.From.Before(hours.To) {
-			t.Fatalf("%v: hours %v do not start with an hour", span, hours)
+		f := billing.Filter{From: moment(), To: moment(), KeyID: []string{"", "key"}[random.IntN(2)]}
+		g := billing.Grouping{
+			By:       []billing.Dimension{billing.ByModel, billing.ByDate}[:random.IntN(3)],
+			Interval: intervals[random.IntN(4)], Zone: zones[random.IntN(3)],
 		}
+		q, err := NewUsageQuery(f, g, Span{}, rowsFrom)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range q.Rows {
+			if r.To.Sub(r.From) >= KeyQuarters.Grain || r.From.Before(rowsFrom) {
+				t.Fatalf("%+v by %+v: rows of %v", f, g, r)
+			}
+		}
+		c := newCalendar(g)
 		for range 20 {
 			at := moment()
-			var parts int
-			for _, part := range []Span{before, hours, after} {
+			found := make(map[int]int) // by date
+			for _, part := range slices.Concat(q.Rollups, q.Rows) {
 				if part.contains(at) {
-					parts++
+					found[part.Date] += part.Sign
 				}
 			}
-			if want := map[bool]int{true: 1}[span.contains(at)]; parts != want {
-				t.Fatalf("%v: %s is in %d of %v, %v, %v; want %d", span, at, parts, before, hours, after, want)
+			maps.DeleteFunc(found, func(_, times int) bool { return times == 0 })
+			want := make(map[int]int)
+			if (Span{q.from, q.to}).contains(at) {
+				want[max(0, slices.IndexFunc(q.starts, func(start time.Time) bool { return start.Equal(c.start(at)) }))] = 1
+			}
+			if at.Before(rowsFrom) && len(found) == len(want) {
+				continue // which date it is in may have been rounded
+			}
+			if !maps.Equal(found, want) {
+				t.Fatalf("%+v by %+v: %s is in %v, want %v", f, g, at, found, want)
 			}
 		}
+	}
+}
+
+func TestUsageIsCutIntoTheCoarsestRollups(t *testing.T) {
+	t.Parallel()
+	at := func(text string) time.Time {
+		moment, err := time.Parse("2006-01-02T15:04:05", text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return moment
+	}
+	f := billing.Filter{From: at("2026-11-01T18:44:59"), To: at("2026-11-04T21:46:00")}
+	q, err := NewUsageQuery(f, billing.Grouping{}, Span{}, time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := func(sign int, series, from, to string) Part {
+		return Part{Series: series, Span: Span{at(from), at(to)}, Sign: sign}
+	}
+	want := []Part{
+		part(1, "", "2026-11-01T18:44:59", "2026-11-01T18:45:00"),
+		part(-1, "", "2026-11-04T21:46:00", "2026-11-04T22:00:00"),
+		part(1, "all_15m", "2026-11-01T18:45:00", "2026-11-01T19:00:00"),
+		part(1, "all_1d", "2026-11-02T00:00:00", "2026-11-04T00:00:00"),
+		part(1, "all_1d", "2026-11-04T00:00:00", "2026-11-05T00:00:00"),
+		part(1, "all_1h", "2026-11-01T19:00:00", "2026-11-02T00:00:00"),
+		part(-1, "all_1h", "2026-11-04T22:00:00", "2026-11-05T00:00:00"),
+	}
+	got := slices.Concat(q.Rows, q.Rollups)
+	slices.SortFunc(got, func(a, b Part) int { return cmp.Or(strings.Compare(a.Series, b.Series), a.From.Compare(b.From)) })
+	if diff := gocmp.Diff(want, got); diff != "" {
+		t.Errorf("parts (-want +got):\n%s", diff)
 	}
 }
 
@@ -148,7 +202,7 @@ func TestSpanOf(t *testing.T) {
 			Span{From: noon.Add(time.Microsecond), To: noon.Add(2 * time.Microsecond)},
 		},
 	} {
-		if diff := cmp.Diff(test.want, SpanOf(test.filter)); diff != "" {
+		if diff := gocmp.Diff(test.want, SpanOf(test.filter)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
@@ -213,7 +267,7 @@ func TestEntryIDsSortLikeTheirNumbers(t *testing.T) {
 	}
 	for _, id := range []string{"", "ent_", "ent_1", "1", "ent_00000000000000x1", "req_0000000000000001"} {
 		_, err := EntrySeq(id)
-		if diff := cmp.Diff(billing.ErrNotFound, err, cmpopts.EquateErrors()); diff != "" {
+		if diff := gocmp.Diff(billing.ErrNotFound, err, cmpopts.EquateErrors()); diff != "" {
 			t.Errorf("EntrySeq(%q) (-want +got):\n%s", id, diff)
 		}
 	}

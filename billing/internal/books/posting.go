@@ -12,41 +12,12 @@ import (
 // store writes each of its records once, in an order that is always the same.
 type Posting struct {
 	rows []Row
-	// Rollups by hour.
+	// Rollups of all series.
 	Rollups []Rollup
 	// Spent by allowance, and those of them that are kept as numbers.
 	Spent, Settled []billing.Lease
 	// Uses of keys.
 	Uses []Use
-}
-
-// Rollup is the sum of an hour's requests of one organization, key, project,
-// provider and model.
-type Rollup struct {
-	RollupKey
-	billing.Totals
-}
-
-// RollupKey names a rollup.
-type RollupKey struct {
-	OrganizationID string
-	Hour           time.Time
-	KeyID          string
-	Project        string
-	Provider       string
-	Model          string
-}
-
-// Compare orders the names of rollups.
-func (k RollupKey) Compare(other RollupKey) int {
-	return cmp.Or(
-		cmp.Compare(k.OrganizationID, other.OrganizationID),
-		k.Hour.Compare(other.Hour),
-		cmp.Compare(k.KeyID, other.KeyID),
-		cmp.Compare(k.Project, other.Project),
-		cmp.Compare(k.Provider, other.Provider),
-		cmp.Compare(k.Model, other.Model),
-	)
 }
 
 // Use is when a key was last used.
@@ -58,7 +29,7 @@ type Use struct {
 
 // NewPosting sums up rows that are not in the books yet.
 func NewPosting(rows []Row) Posting {
-	p := Posting{rows: rows, Rollups: rollups(rows), Spent: spent(rows), Uses: uses(rows)}
+	p := Posting{rows: rows, Rollups: Rollups(rows), Spent: spent(rows), Uses: uses(rows)}
 	for _, l := range p.Spent {
 		if IsKept(l.Allowance) {
 			p.Settled = append(p.Settled, l)
@@ -127,28 +98,6 @@ func (p Posting) Debits(accounts map[string]Account) ([]Line, error) {
 	return lines, nil
 }
 
-func rollups(rows []Row) []Rollup {
-	sums := make(map[RollupKey]billing.Totals, 4)
-	for i := range rows {
-		r := &rows[i]
-		k := RollupKey{
-			OrganizationID: r.OrganizationID,
-			Hour:           r.At.Truncate(time.Hour),
-			KeyID:          r.KeyID,
-			Project:        r.Project,
-			Provider:       r.Provider,
-			Model:          r.Model,
-		}
-		sums[k] = Sum(sums[k], billing.TotalsOf(*r.Settlement))
-	}
-	list := make([]Rollup, 0, len(sums))
-	for k, t := range sums {
-		list = append(list, Rollup{RollupKey: k, Totals: t})
-	}
-	slices.SortFunc(list, func(a, b Rollup) int { return a.Compare(b.RollupKey) })
-	return list
-}
-
 // spent is what leases are cut by: each cost in each allowance that it may have
 // been leased from.
 func spent(rows []Row) []billing.Lease {
@@ -179,17 +128,4 @@ func uses(rows []Row) []Use {
 		return cmp.Or(cmp.Compare(a.OrganizationID, b.OrganizationID), cmp.Compare(a.KeyID, b.KeyID))
 	})
 	return list
-}
-
-// Sum returns the sum of two totals.
-func Sum(a, b billing.Totals) billing.Totals {
-	return billing.Totals{
-		Requests:         a.Requests + b.Requests,
-		PromptTokens:     a.PromptTokens + b.PromptTokens,
-		CompletionTokens: a.CompletionTokens + b.CompletionTokens,
-		CachedTokens:     a.CachedTokens + b.CachedTokens,
-		ReasoningTokens:  a.ReasoningTokens + b.ReasoningTokens,
-		Cost:             a.Cost + b.Cost,
-		MarketCost:       a.MarketCost + b.MarketCost,
-	}
 }

@@ -55,16 +55,6 @@ const AfterAllIDs = "\U0010FFFF"
 
 func (s Span) contains(t time.Time) bool { return !t.Before(s.From) && t.Before(s.To) }
 
-// Hours cuts the span into the whole hours within it, whose sums are in the
-// rollups, and the rest before and after them. Spans of no time are possible.
-func (s Span) Hours() (before, hours, after Span) {
-	from, to := ceil(s.From, time.Hour), s.To.Truncate(time.Hour)
-	if !from.Before(to) {
-		return s, Span{From: s.To, To: s.To}, Span{From: s.To, To: s.To}
-	}
-	return Span{s.From, from}, Span{from, to}, Span{to, s.To}
-}
-
 func ceil(t time.Time, unit time.Duration) time.Time {
 	down := t.Truncate(unit)
 	if down.Equal(t) {

@@ -44,6 +44,9 @@ func (p *proof) hours(ctx context.Context, org string) ([]Hour, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := p.derived(ctx, org, changed, broken); err != nil {
+		return nil, err
+	}
 	sound := make([]Hour, 0, len(changed))
 	for _, h := range changed {
 		if !broken[h.Start] {
@@ -83,7 +86,7 @@ func (p *proof) eachHour(ctx context.Context, org string, hours []changedHour, b
 		ids := idRange{
 			billing.IDFloor(billing.RequestIDPrefix, h.Start), billing.IDFloor(billing.RequestIDPrefix, end),
 		}
-		rollups, err := p.books.rollups(ctx, org, h.Start, end)
+		rollups, err := p.books.rollups(ctx, org, books.KeyQuarters, books.Span{From: h.Start, To: end})
 		if err != nil {
 			return fmt.Errorf("read rollups: %w", err)
 		}
@@ -93,8 +96,8 @@ func (p *proof) eachHour(ctx context.Context, org string, hours []changedHour, b
 				return fmt.Errorf("sum up requests: %w", err)
 			}
 			t := tally{}
-			t.addRows(rows)
-			t.addRollups(rollups)
+			t.expect(rows)
+			t.find(rollups)
 			if len(t) == 0 {
 				break
 			}
@@ -119,17 +122,17 @@ func (p *proof) allHours(ctx context.Context, org string, broken map[time.Time]b
 		if err != nil {
 			return fmt.Errorf("sum up requests: %w", err)
 		}
-		t.addRows(page.sums)
+		t.expect(page.sums)
 		to := books.Always.To
 		if page.full {
-			to = page.latest().Add(time.Hour)
+			to = page.end()
 		}
 		if read.Before(to) {
-			rollups, err := p.books.rollups(ctx, org, read, to)
+			rollups, err := p.books.rollups(ctx, org, books.KeyQuarters, books.Span{From: read, To: to})
 			if err != nil {
 				return fmt.Errorf("read rollups: %w", err)
 			}
-			t.addRollups(rollups)
+			t.find(rollups)
 			read = to
 		}
 		if !page.full {
@@ -163,30 +166,82 @@ func (p *proof) freeRequests(ctx context.Context, org string, ids idRange, broke
 	}
 }
 
-// tally compares rollups with the sums of rows. It holds those that differ, be
-// it because the other side was not read yet.
+// derived verifies the rollups of the other series with those of quarters, which
+// were compared with rows: of the days that have changed hours, or of all.
+func (p *proof) derived(ctx context.Context, org string, changed []changedHour, broken map[time.Time]bool) error {
+	var days []time.Time
+	for _, h := range changed {
+		days = append(days, h.Start.Truncate(day))
+	}
+	if p.full {
+		var err error
+		if days, err = p.books.rollupDays(ctx, org); err != nil {
+			return fmt.Errorf("list days: %w", err)
+		}
+	}
+	for _, start := range slices.Compact(days) {
+		t, err := p.tallyDay(ctx, org, books.Span{From: start, To: start.Add(day)})
+		if err != nil {
+			return fmt.Errorf("read rollups: %w", err)
+		}
+		if len(t) == 0 {
+			continue
+		}
+		t.report(p.report, broken)
+		for _, h := range changed {
+			if h.Start.Truncate(day).Equal(start) {
+				broken[h.Start] = true
+			}
+		}
+	}
+	return nil
+}
+
+const day = 24 * time.Hour
+
+func (p *proof) tallyDay(ctx context.Context, org string, span books.Span) (tally, error) {
+	quarters, err := p.books.rollups(ctx, org, books.KeyQuarters, span)
+	if err != nil {
+		return nil, err
+	}
+	t := tally{}
+	for _, s := range books.DerivedSeries {
+		rollups, err := p.books.rollups(ctx, org, s, span)
+		if err != nil {
+			return nil, err
+		}
+		for _, q := range quarters {
+			t.expect([]books.Rollup{{RollupKey: q.In(s), Totals: q.Totals}})
+		}
+		t.find(rollups)
+	}
+	return t, nil
+}
+
+// tally compares rollups with the sums that they should be. It holds those that
+// differ, be it because the other side was not read yet.
 type tally map[books.RollupKey]sides
 
-type sides struct{ rows, rollup billing.Totals }
+type sides struct{ expected, found billing.Totals }
 
-func (t tally) addRows(sums []books.Rollup) {
+func (t tally) expect(sums []books.Rollup) {
 	for _, s := range sums {
 		both := t[s.RollupKey]
-		both.rows = books.Sum(both.rows, s.Totals)
+		both.expected = both.expected.Plus(s.Totals)
 		t.put(s.RollupKey, both)
 	}
 }
 
-func (t tally) addRollups(rollups []books.Rollup) {
+func (t tally) find(rollups []books.Rollup) {
 	for _, r := range rollups {
 		both := t[r.RollupKey]
-		both.rollup = books.Sum(both.rollup, r.Totals)
+		both.found = both.found.Plus(r.Totals)
 		t.put(r.RollupKey, both)
 	}
 }
 
 func (t tally) put(k books.RollupKey, both sides) {
-	if both.rows == both.rollup {
+	if both.expected == both.found {
 		delete(t, k)
 		return
 	}
@@ -195,7 +250,7 @@ func (t tally) put(k books.RollupKey, both sides) {
 
 func (t tally) report(r *report, broken map[time.Time]bool) {
 	for _, k := range slices.SortedFunc(maps.Keys(t), books.RollupKey.Compare) {
-		r.of(billing.CheckRollups, k.OrganizationID, rollupName(k)).totals(t[k].rows, t[k].rollup)
-		broken[k.Hour] = true
+		r.of(billing.CheckRollups, k.OrganizationID, rollupName(k)).totals(t[k].expected, t[k].found)
+		broken[k.Start.Truncate(time.Hour)] = true
 	}
 }

@@ -138,7 +138,7 @@ func allowanceName(a billing.Allowance) string {
 }
 
 func rollupName(k books.RollupKey) string {
-	return strings.TrimRight(fmt.Sprintf("rollup %s %s %s %s %s", hourName(k.Hour), k.KeyID, k.Provider, k.Model, k.Project), " ")
+	return strings.TrimRight(fmt.Sprintf("rollup %s %s %s %s %s %s", k.Series, k.Start.Format("2006-01-02T15:04Z"), k.KeyID, k.Provider, k.Model, k.Project), " ")
 }
 
 func hourName(t time.Time) string { return t.Format("2006-01-02T15Z") }

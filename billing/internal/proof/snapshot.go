@@ -19,7 +19,7 @@ const sumPageSize = 20_000
 // microseconds since 1970 too.
 type Queries struct {
 	Organizations, Account, Entries, Requests, FreeRequests, Undebited string
-	ChangedHours, SumPage, SumHour, Rollups                            string
+	ChangedHours, SumPage, SumHour, Rollups, RollupDays                string
 	Allowances, Leases                                                 string
 	Time                                                               func(time.Time) any
 }
@@ -141,15 +141,15 @@ type sumPage struct {
 	full bool
 }
 
-// latest is the latest of the hours.
-func (p sumPage) latest() time.Time {
+// end is when the latest of the sums ends.
+func (p sumPage) end() time.Time {
 	var t time.Time
 	for _, s := range p.sums {
-		if s.Hour.After(t) {
-			t = s.Hour
+		if s.Start.After(t) {
+			t = s.Start
 		}
 	}
-	return t
+	return t.Add(books.KeyQuarters.Grain)
 }
 
 func (s snapshot) sumPage(ctx context.Context, org, after string) (sumPage, error) {
@@ -172,14 +172,24 @@ func (s snapshot) sumPage(ctx context.Context, org, after string) (sumPage, erro
 	return p, err
 }
 
-// sumHour returns the sums of the requests that arrived in an hour.
+// sumHour returns the sums of the requests that arrived in an hour, by its
+// quarters.
 func (s snapshot) sumHour(ctx context.Context, org string, hour time.Time, ids idRange) ([]books.Rollup, error) {
 	return list(ctx, s, scanRollup(org), s.queries.SumHour, org, ids.from, ids.to,
 		s.queries.Time(hour), s.queries.Time(hour.Add(time.Hour)))
 }
 
-func (s snapshot) rollups(ctx context.Context, org string, from, to time.Time) ([]books.Rollup, error) {
-	return list(ctx, s, scanRollup(org), s.queries.Rollups, org, s.queries.Time(from), s.queries.Time(to))
+// rollups returns those of a series that begin in a span of time.
+func (s snapshot) rollups(ctx context.Context, org string, series books.Series, span books.Span) ([]books.Rollup, error) {
+	return list(ctx, s, scanRollup(org), s.queries.Rollups, org, s.queries.Time(span.From), s.queries.Time(span.To), series.Name)
+}
+
+// rollupDays returns the days that rollups of any series begin on.
+func (s snapshot) rollupDays(ctx context.Context, org string) ([]time.Time, error) {
+	return list(ctx, s, func(row scanner) (t time.Time, err error) {
+		err = row.Scan(timeColumn{&t})
+		return t, err
+	}, s.queries.RollupDays, org)
 }
 
 // sumDifference is an allowance of which the books have one sum and another is
@@ -229,7 +239,7 @@ func scanRollup(org string) func(scanner) (books.Rollup, error) {
 }
 
 func rollupColumns(r *books.Rollup) []any {
-	return append([]any{timeColumn{&r.Hour}, &r.KeyID, &r.Project, &r.Provider, &r.Model}, totalsColumns(&r.Totals)...)
+	return append([]any{&r.Series, timeColumn{&r.Start}, &r.KeyID, &r.Project, &r.Provider, &r.Model}, totalsColumns(&r.Totals)...)
 }
 
 func totalsColumns(t *billing.Totals) []any {

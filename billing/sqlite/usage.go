@@ -1,0 +1,147 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+)
+
+const (
+	selectRecorded = `SELECT min(start), max(start) FROM rollups WHERE series = 'all_1d' AND organization_id = ?1`
+
+	// One statement, so that rollups and rows are of one moment. The parts come
+	// first in each join: a range of an index is read for each of them.
+	selectUsage = usageOfParts + `
+	WHERE r.series = p.series AND r.organization_id = ?1 AND r.start >= p.since AND r.start < p.until` + sumUsage
+
+	selectUsageOfKey = usageOfParts + `
+	WHERE r.series = p.series AND r.organization_id = ?1 AND r.key_id = ?8 AND r.start >= p.since AND r.start < p.until` + sumUsage
+
+	usageOfParts = `
+WITH
+of_rollups (series, since, until, date, sign) AS MATERIALIZED (
+	SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4 FROM json_each(?2)
+),
+of_rows (first, beyond, since, until, date, sign) AS MATERIALIZED (
+	SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5 FROM json_each(?3)
+),
+parts AS (
+	SELECT p.date, p.sign, key_id, project, provider, model, requests, prompt_tokens, completion_tokens,
+		cached_tokens, reasoning_tokens, cost, market_cost
+	FROM of_rollups AS p CROSS JOIN rollups r`
+
+	sumUsage = `
+	UNION ALL
+	SELECT p.date, p.sign, key_id, project, provider, model, 1, prompt_tokens, completion_tokens,
+		cached_tokens, reasoning_tokens, cost, market_cost
+	FROM of_rows AS p CROSS JOIN requests r
+	WHERE r.organization_id = ?1 AND r.request_id >= p.first AND r.request_id < p.beyond
+		AND r.arrived_at >= p.since AND r.arrived_at < p.until
+),
+sums AS (
+	SELECT date, CASE WHEN ?4 THEN key_id ELSE '' END AS key_id, CASE WHEN ?5 THEN project ELSE '' END AS project,
+		CASE WHEN ?6 THEN provider ELSE '' END AS provider, CASE WHEN ?7 THEN model ELSE '' END AS model,
+		sum(sign * requests) AS requests, sum(sign * prompt_tokens) AS prompt_tokens, sum(sign * completion_tokens) AS completion_tokens,
+		sum(sign * cached_tokens) AS cached_tokens, sum(sign * reasoning_tokens) AS reasoning_tokens,
+		sum(sign * cost) AS cost, sum(sign * market_cost) AS market_cost
+	FROM parts
+	WHERE (?8 = '' OR key_id = ?8) AND (?9 = '' OR project = ?9)
+		AND (?10 = '' OR provider = ?10) AND (?11 = '' OR model = ?11)
+		AND (?13 = '' OR key_id IN (SELECT id FROM keys WHERE organization_id = ?1 AND owner = ?13))
+	GROUP BY 1, 2, 3, 4, 5 HAVING sum(sign * requests) > 0 LIMIT ?12
+)
+SELECT s.date, s.key_id, coalesce(k.name, ''), s.project, s.provider, s.model, s.requests, s.prompt_tokens,
+	s.completion_tokens, s.cached_tokens, s.reasoning_tokens, s.cost, s.market_cost
+FROM sums s LEFT JOIN keys k ON k.organization_id = ?1 AND k.id = s.key_id`
+)
+
+// Usage implements billing.Reports.
+func (s *Store) Usage(ctx context.Context, org string, f billing.Filter, g billing.Grouping) (billing.Usage, error) {
+	tx, err := s.reader.BeginTx(ctx, nil)
+	if err != nil {
+		return billing.Usage{}, fmt.Errorf("sum usage: %w", err)
+	}
+	defer tx.Rollback() // it has nothing to commit
+	u, err := usage(ctx, tx, org, f, g)
+	if err != nil {
+		return billing.Usage{}, fmt.Errorf("sum usage: %w", causeOf(ctx, err))
+	}
+	return u, nil
+}
+
+func usage(ctx context.Context, tx *sql.Tx, org string, f billing.Filter, g billing.Grouping) (billing.Usage, error) {
+	var span books.Span
+	if books.NeedsRecorded(f, g) {
+		var err error
+		if span, err = recorded(ctx, tx, org); err != nil {
+			return billing.Usage{}, err
+		}
+	}
+	q, err := books.NewUsageQuery(f, g, span, rowsFrom())
+	if err != nil {
+		return billing.Usage{}, err
+	}
+	args, err := usageArgs(q, org, f)
+	if err != nil {
+		return billing.Usage{}, err
+	}
+	query := selectUsage
+	if f.KeyID != "" {
+		query = selectUsageOfKey
+	}
+	sums, err := list(ctx, tx, scanUsage, query, args...)
+	if err != nil {
+		return billing.Usage{}, err
+	}
+	return q.Usage(sums)
+}
+
+// rowsFrom is when the first requests arrived that still have rows. None were
+// ever dropped.
+func rowsFrom() time.Time { return books.Always.From }
+
+// recorded returns the days that have requests.
+func recorded(ctx context.Context, tx *sql.Tx, org string) (books.Span, error) {
+	var first, last *int64
+	if err := tx.QueryRowContext(ctx, selectRecorded, org).Scan(&first, &last); err != nil {
+		return books.Span{}, fmt.Errorf("read what is recorded: %w", err)
+	}
+	if first == nil || last == nil {
+		return books.Span{}, nil
+	}
+	return books.Span{From: time.UnixMicro(*first).UTC(), To: time.UnixMicro(*last).UTC().Add(books.AllDays.Grain)}, nil
+}
+
+func usageArgs(q *books.UsageQuery, org string, f billing.Filter) ([]any, error) {
+	rollups := make([][]any, len(q.Rollups))
+	for i, p := range q.Rollups {
+		rollups[i] = []any{p.Series, micros(p.From), micros(p.To), p.Date, p.Sign}
+	}
+	rows := make([][]any, len(q.Rows))
+	for i, p := range q.Rows {
+		first, beyond := p.RequestIDs()
+		rows[i] = []any{first, beyond, micros(p.From), micros(p.To), p.Date, p.Sign}
+	}
+	args := []any{org}
+	for _, parts := range [][][]any{rollups, rows} {
+		array, err := json.Marshal(parts)
+		if err != nil {
+			return nil, fmt.Errorf("encode the parts: %w", err)
+		}
+		args = append(args, string(array))
+	}
+	return append(args, q.Groups(billing.ByKey), q.Groups(billing.ByProject), q.Groups(billing.ByProvider), q.Groups(billing.ByModel),
+		f.KeyID, f.Project, f.Provider, f.Model, billing.MaxUsageGroups+1, f.Owner), nil
+}
+
+func scanUsage(row scanner) (books.UsageSum, error) {
+	var s books.UsageSum
+	err := row.Scan(&s.Date, &s.KeyID, &s.KeyName, &s.Project, &s.Provider, &s.Model, &s.Requests, &s.PromptTokens,
+		&s.CompletionTokens, &s.CachedTokens, &s.ReasoningTokens, &s.Cost, &s.MarketCost)
+	return s, err
+}
