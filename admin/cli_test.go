@@ -91,7 +91,9 @@ func TestCommandLineFromNothingToTheAuditTrail(t *testing.T) {
 	c.shows(words("audit list --model gpt-4o"), debit.RequestID, "laptop", "$0.002408")
 	c.shows(words("audit show "+debit.RequestID), "sdk/1", "1.5s", "$0.00301", "$0.002408")
 	c.shows(words("usage"), "$0.002408", "$0.00301", "$0.000602", "20")
-	c.shows(words("keys usage "+id), "$0.002408")
+	c.shows(words("usage --group-by date,key --interval month --timezone Europe/Zurich --sort cost --limit 1"), "DATE", "laptop ("+id+")", "Total", "$0.002408")
+	c.refused(words("usage --group-by weather"), "query.group_by")
+	c.shows(words("keys usage "+id+" --group-by model"), "MODEL", "gpt-4o", "$0.002408")
 	c.shows(words("keys show "+id), "Spent                 $0.002408", "Limit                 $5.00")
 	c.refused(words("keys show nobody"), "no such key")
 }
