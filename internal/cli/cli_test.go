@@ -430,6 +430,13 @@ func TestVersions(t *testing.T) {
 	if got := run(t, append([]string{"keys", "show", "key_1"}, flags...)...); got.err != nil || !strings.Contains(got.out, "Version               key-1\n") {
 		t.Errorf("%v: %s", got.err, got.out)
 	}
+	created := serve(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("ETag", `"key-1"`)
+		writeJSON(w, 201, `{"key":"sk-proxy-abc","proxy_key":`+aKey+`}`)
+	})
+	if got := run(t, append([]string{"keys", "create", "--name", "a"}, created...)...); got.err != nil || !strings.Contains(got.out, "Version               key-1\n") {
+		t.Errorf("%v: %s", got.err, got.out)
+	}
 	for version, want := range map[string]string{"key-1": `"key-1"`, `"key-1"`: `"key-1"`, "*": "*", "": ""} {
 		got := run(t, append([]string{"keys", "edit", "key_1", "--name", "a", "--if-match", version}, flags...)...)
 		if got.err != nil || match != want {

@@ -43,6 +43,8 @@ type createdKey struct {
 	ProxyKey key    `json:"proxy_key"`
 }
 
+func (c *createdKey) readFrom(h http.Header) { c.ProxyKey.readFrom(h) }
+
 func keysCommand() *cobra.Command {
 	return noun(&cobra.Command{
 		Use:   "keys",

@@ -88,7 +88,7 @@ func revokeTokenCommand(s *settings) *cobra.Command {
 		Use:     "revoke <id>",
 		Short:   "Revokes an operator token, for good",
 		Long:    "Revokes an operator token, which cannot be undone.",
-		Example: "  caddy llm-gateway tokens revoke tok_01jd...",
+		Example: "  caddy llm-gateway tokens revoke token_01jd...",
 		Args:    exactly("id"),
 		RunE: s.run(func(ctx context.Context, s *session, args []string) error {
 			return answer(ctx, s.everywhere(), call{method: http.MethodPost, path: pathOf("operator-tokens", args[0], "revoke")}, showToken)
