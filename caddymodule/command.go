@@ -22,16 +22,73 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
+
+	"github.com/caddy-llm-gateway/gateway/internal/cli"
 )
 
 func init() {
 	caddycmd.RegisterCommand(caddycmd.Command{
 		Name:  "llm-gateway",
-		Short: "Commands of the LLM gateway",
-		CobraFunc: func(cmd *cobra.Command) {
-			cmd.AddCommand(demoCommand(), ledgerCommand())
-		},
+		Short: "Manages the LLM gateway",
+		Long: `Manages the LLM gateway: keys, organizations, credits, usage and the audit trail
+of a running one, through its management API, and the books themselves.
+
+Commands ask the gateway at --url or $GATEWAY_URL, with the token in
+$GATEWAY_ADMIN_TOKEN, about the organization that --org or $GATEWAY_ORG names.`,
+		CobraFunc: func(cmd *cobra.Command) { addCommands(cmd) },
 	})
+}
+
+// addCommands adds all of the gateway's commands to their parent.
+func addCommands(parent *cobra.Command) {
+	parent.Example = `  caddy llm-gateway demo
+  caddy llm-gateway orgs create --id acme --name 'Acme Inc.'
+  caddy llm-gateway credits adjust 25.00 --reason trial --org acme
+  caddy llm-gateway keys create --name laptop --org acme
+  caddy llm-gateway audit export --org acme -o audit.csv`
+	for _, cmd := range cli.Commands() {
+		eachCommand(cmd, endWithCode)
+		parent.AddCommand(cmd)
+	}
+	ledger, migrate := ledgerCommand(), migrateCommand()
+	cli.Group(parent, demoCommand(), ledger, migrate)
+	for _, cmd := range []*cobra.Command{ledger, migrate, parent} {
+		endWithCode(cmd)
+	}
+}
+
+// eachCommand calls f with what is under a command, and then with itself.
+func eachCommand(cmd *cobra.Command, f func(*cobra.Command)) {
+	for _, c := range cmd.Commands() {
+		eachCommand(c, f)
+	}
+	f(cmd)
+}
+
+// endWithCode makes a command end as exit says.
+func endWithCode(cmd *cobra.Command) {
+	explain, check, run := cmd.FlagErrorFunc(), cmd.Args, cmd.RunE
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return exit(cmd, cli.Misuse(explain(cmd, err))) })
+	cmd.Args = func(cmd *cobra.Command, args []string) error { return exit(cmd, cli.Misuse(check(cmd, args))) }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error { return exit(cmd, run(cmd, args)) }
+}
+
+// exit prints an error as it is, where Caddy would log it, and returns one that
+// ends the process with the error's code.
+func exit(cmd *cobra.Command, err error) error {
+	if err == nil {
+		return nil
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "Error: %v\n", err)
+	cmd.SilenceErrors = true
+	code := cli.ExitCode(err)
+	if errors.Is(err, errOutdated) {
+		code = exitOutdated
+	}
+	if code == caddy.ExitCodeFailedStartup {
+		return err // it is Caddy's for any
+	}
+	return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return code, nil })(cmd, nil)
 }
 
 func demoCommand() *cobra.Command {
@@ -202,9 +259,12 @@ curl http://%[1]s/gemini/v1beta/models/gemini-2.5-flash:generateContent -H 'x-go
 
 A moment later, see what they cost, and what is left:
 
-curl http://%[1]s/v1/audit -H 'Authorization: Bearer %[2]s'
-curl http://%[1]s/v1/account -H 'Authorization: Bearer %[2]s'
+export GATEWAY_URL=http://%[1]s GATEWAY_ADMIN_TOKEN=%[2]s
+%[5]s llm-gateway audit list
+%[5]s llm-gateway credits balance
+
+All commands: %[5]s llm-gateway --help
 
 Stop it with Ctrl-C. The books are in %[4]s.
-`, d.listen, d.token, key, d.data)
+`, d.listen, d.token, key, d.data, os.Args[0])
 }

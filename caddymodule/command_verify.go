@@ -18,12 +18,12 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/caddyserver/caddy/v2"
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/postgres"
 	"github.com/caddy-llm-gateway/gateway/billing/sqlite"
+	"github.com/caddy-llm-gateway/gateway/internal/cli"
 )
 
 // The exit codes of `ledger verify`.
@@ -37,18 +37,21 @@ const (
 var errImbalance = errors.New("the books do not balance")
 
 func ledgerCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "ledger", Short: "Commands on the books"}
-	cmd.AddCommand(new(ledgerVerify).command())
-	return cmd
+	return cli.Group(&cobra.Command{
+		Use:   "ledger",
+		Short: "Proves the books",
+		Long: `The books are the ledger, the audit trail, and the sums of both. The commands
+read them; the ledger itself is listed by credits transactions.`,
+		Example: "  caddy llm-gateway ledger verify --config /etc/caddy/Caddyfile",
+	}, new(ledgerVerify).command())
 }
 
 // ledgerVerify is the command with its flags.
 type ledgerVerify struct {
-	config, adapter  string
-	sqlite, postgres string
-	address          string
-	mode             string
-	examples         int
+	bookFlags
+	address  string
+	mode     string
+	examples int
 }
 
 func (l *ledgerVerify) command() *cobra.Command {
@@ -85,10 +88,7 @@ not be found out.`,
 	}
 	cmd.SetFlagErrorFunc(notVerified)
 	flags := cmd.Flags()
-	flags.StringVarP(&l.config, "config", "c", "", "configuration whose store to verify; ./Caddyfile if no other flag names one")
-	flags.StringVarP(&l.adapter, "adapter", "a", "", "config adapter, if the configuration is not a Caddyfile")
-	flags.StringVar(&l.sqlite, "sqlite", "", "path of a SQLite store")
-	flags.StringVar(&l.postgres, "postgres", "", "connection string of a PostgreSQL store")
+	l.addTo(flags)
 	flags.StringVar(&l.address, "address", "", "URL of a running gateway")
 	flags.StringVar(&l.mode, "mode", string(billing.Full), "full, or incremental: what is new since the gateway verified last")
 	flags.IntVar(&l.examples, "examples", billing.DefaultExamples, "how many differences of each check to show")
@@ -121,16 +121,12 @@ func (l *ledgerVerify) verify(ctx context.Context) (billing.Verification, error)
 		return billing.Verification{}, fmt.Errorf("unknown --mode %q: use full or incremental", l.mode)
 	}
 	switch {
-	case l.named() > 1:
+	case named(l.config, l.sqlite, l.postgres, l.address) > 1:
 		return billing.Verification{}, errors.New("name one of --config, --sqlite, --postgres and --address")
 	case l.examples < 1:
 		return billing.Verification{}, errors.New("--examples must be at least 1")
 	case l.address != "":
 		return askGateway(ctx, l.address, o)
-	case l.sqlite != "":
-		return sqlite.Verify(ctx, l.sqlite, o)
-	case l.postgres != "":
-		return postgres.Verify(ctx, l.postgres, o)
 	}
 	storage, err := l.storage()
 	if err != nil {
@@ -140,48 +136,6 @@ func (l *ledgerVerify) verify(ctx context.Context) (billing.Verification, error)
 		return postgres.Verify(ctx, storage.DSN, o)
 	}
 	return sqlite.Verify(ctx, storage.DSN, o)
-}
-
-// named is how many books the flags name.
-func (l *ledgerVerify) named() int {
-	n := 0
-	for _, flag := range []string{l.config, l.sqlite, l.postgres, l.address} {
-		if flag != "" {
-			n++
-		}
-	}
-	return n
-}
-
-// storage returns the store of the configuration, which is read and not run.
-func (l *ledgerVerify) storage() (Storage, error) {
-	text, _, _, err := caddycmd.LoadConfig(l.config, l.adapter)
-	if err != nil {
-		return Storage{}, err
-	}
-	if len(text) == 0 {
-		return Storage{}, errors.New("no Caddyfile here: name one with --config, or the store with --sqlite or --postgres, or a gateway with --address")
-	}
-	var config struct {
-		Apps struct {
-			Gateway *struct {
-				Storage *Storage `json:"storage"`
-			} `json:"llm_gateway"`
-		} `json:"apps"`
-	}
-	if err := json.Unmarshal(text, &config); err != nil {
-		return Storage{}, fmt.Errorf("read configuration: %w", err)
-	}
-	if config.Apps.Gateway == nil {
-		return Storage{}, errors.New("the configuration has no llm_gateway: name one with --config, or the store itself")
-	}
-	app := App{Storage: config.Apps.Gateway.Storage}
-	app.setDefaults()
-	storage := Storage{Driver: app.Storage.Driver, DSN: caddy.NewReplacer().ReplaceAll(app.Storage.DSN, "")}
-	if storage.DSN == "" {
-		return Storage{}, fmt.Errorf("storage %s: the location is empty; is its environment variable set?", storage.Driver)
-	}
-	return storage, nil
 }
 
 // verifyAnswer is what the management API answers.

@@ -128,20 +128,12 @@ func up(ctx context.Context, db *sql.DB) error {
 
 // checkSchema tells whether the schema is this program's, without changing it.
 func checkSchema(ctx context.Context, db *sql.DB) error {
-	files, err := fs.Glob(migrations, "migrations/*.sql")
+	schema, err := schemaOf(ctx, db)
 	if err != nil {
 		return err
 	}
-	known, err := goose.NumericComponent(files[len(files)-1])
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
-	var current int64
-	if err := db.QueryRowContext(ctx, selectSchemaVersion).Scan(&current); err != nil {
-		return fmt.Errorf("read schema version: %w", err)
-	}
-	if current != known {
-		return fmt.Errorf("database schema is version %d, this binary knows %d: use the gateway's own binary", current, known)
+	if schema.Version != schema.Known {
+		return fmt.Errorf("database schema is version %d, this binary knows %d: use the gateway's own binary", schema.Version, schema.Known)
 	}
 	return nil
 }

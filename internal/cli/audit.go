@@ -1,0 +1,193 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/caddy-llm-gateway/gateway/metering"
+)
+
+// auditRow is one request.
+type auditRow struct {
+	RequestID        string         `json:"request_id"`
+	CreatedAt        time.Time      `json:"created_at"`
+	Provider         string         `json:"provider"`
+	Model            string         `json:"model"`
+	Endpoint         string         `json:"endpoint"`
+	PromptTokens     int64          `json:"prompt_tokens"`
+	CompletionTokens int64          `json:"completion_tokens"`
+	CachedTokens     int64          `json:"cached_tokens"`
+	CacheWriteTokens int64          `json:"cache_write_tokens"`
+	ReasoningTokens  int64          `json:"reasoning_tokens"`
+	CostNanos        metering.Money `json:"cost_nanos"`
+	MarketCostNanos  metering.Money `json:"market_cost_nanos"`
+	LatencyMS        int64          `json:"latency_ms"`
+	TTFBMS           int64          `json:"ttfb_ms"`
+	Status           int64          `json:"status"`
+	Error            *string        `json:"error"`
+	KeyID            string         `json:"key_id"`
+	KeyName          string         `json:"key_name"`
+	ClientIP         string         `json:"client_ip"`
+	Streaming        bool           `json:"streaming"`
+	UserAgent        string         `json:"user_agent"`
+	UsageSource      string         `json:"usage_source"`
+	PriceRuleID      *string        `json:"price_rule_id"`
+	Attempts         int64          `json:"attempts"`
+	Changes          []string       `json:"changes"`
+}
+
+// auditFilter are the flags that select requests.
+type auditFilter struct {
+	span
+	named filterFlags
+	other []string
+}
+
+func (f *auditFilter) addTo(cmd *cobra.Command) {
+	f.span.addTo(cmd)
+	f.named = filterFlags{}
+	f.named.addTo(cmd,
+		filterFlag{"key", "key_id", "requests with the key of this id"},
+		filterFlag{"provider", "provider", "requests to this provider"},
+		filterFlag{"model", "model", "requests priced as this model"},
+		filterFlag{"project", "project", "requests of this project"},
+		filterFlag{"status", "status", "requests answered with this HTTP status, or a class such as 4xx"},
+		filterFlag{"error", "error", "requests that were refused or ended with this error"},
+		filterFlag{"client-ip", "client_ip", "requests from this address or CIDR range"},
+	)
+	cmd.Flags().StringArrayVar(&f.other, "filter", nil, "NAME=VALUE, any other parameter of the API's GET /v1/audit; may be repeated")
+}
+
+func (f *auditFilter) values() (url.Values, error) {
+	q := f.named.values()
+	f.addValues(q)
+	for _, pair := range f.other {
+		name, value, ok := strings.Cut(pair, "=")
+		if !ok || name == "" {
+			return nil, misusef("--filter %q: expected NAME=VALUE", pair)
+		}
+		q.Add(name, value)
+	}
+	return q, nil
+}
+
+func auditCommand() *cobra.Command {
+	return noun(&cobra.Command{
+		Use:   "audit",
+		Short: "Lists, shows and exports requests, and what each has cost",
+		Long: `The audit trail has a row for each request: when, by whom and to which model,
+what it used and what it cost. It never has any content of prompts or
+completions.`,
+		Example: `  caddy llm-gateway audit list --limit 20
+  caddy llm-gateway audit export -o audit.csv`,
+	}, func(s *settings) []*cobra.Command {
+		return []*cobra.Command{listAuditCommand(s), showAuditCommand(s), exportAuditCommand(s)}
+	})
+}
+
+func listAuditCommand(s *settings) *cobra.Command {
+	var p paging
+	var f auditFilter
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "Lists requests, newest first",
+		Long:  "Lists the organization's requests, newest first.",
+		Example: `  caddy llm-gateway audit list --from 2026-11-01 --model gpt-4o-2024-08-06
+  caddy llm-gateway audit list --status 403 --filter streaming=true`,
+		Args: exactly(),
+		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
+			q, err := f.values()
+			if err != nil {
+				return err
+			}
+			return list(ctx, s, &p, pathOf("audit"), q, view[auditRow]{
+				columns: []column{
+					left("REQUEST"), left("TIME"), left("KEY"), left("PROVIDER"), left("MODEL"), right("STATUS"),
+					right("PROMPT"), right("COMPLETION"), right("COST"), left("ERROR"),
+				},
+				row: func(a auditRow) []string {
+					return []string{
+						printable(a.RequestID), moment(&a.CreatedAt), printable(a.KeyName), printable(a.Provider), printable(a.Model),
+						count(a.Status), count(a.PromptTokens), count(a.CompletionTokens), usd(a.CostNanos), text(a.Error),
+					}
+				},
+			})
+		}),
+	}
+	p.addTo(cmd)
+	f.addTo(cmd)
+	return cmd
+}
+
+func showAuditCommand(s *settings) *cobra.Command {
+	return &cobra.Command{
+		Use:   "show <request-id>",
+		Short: "Shows one request, and how its price came about",
+		Long: `Shows all fields of one request, by the X-Request-Id of its answer, and what its
+price is made of.`,
+		Example: "  caddy llm-gateway audit show req_01jd...",
+		Args:    exactly("request-id"),
+		RunE: s.run(func(ctx context.Context, s *session, args []string) error {
+			return answer(ctx, s, get(pathOf("audit", args[0]), nil), showRequest)
+		}),
+	}
+}
+
+func exportAuditCommand(s *settings) *cobra.Command {
+	var f auditFilter
+	cmd := &cobra.Command{
+		Use:   "export",
+		Short: "Exports requests as CSV or JSON",
+		Long:  "Exports the organization's requests." + exportHelp,
+		Example: `  caddy llm-gateway audit export --from 2026-11-01 --to 2026-11-30 -o november.csv
+  caddy llm-gateway audit export --format jsonl | jq -s 'map(.cost_nanos) | add'
+  until caddy llm-gateway audit export --resume -o all.jsonl; do sleep 5; done`,
+		Args: exactly(),
+	}
+	f.addTo(cmd)
+	addExport(cmd, s, pathOf("audit", "export"), f.values)
+	return cmd
+}
+
+func showRequest(w io.Writer, a auditRow) error {
+	return fields(w,
+		field{"Request", printable(a.RequestID)},
+		field{"Time", moment(&a.CreatedAt)},
+		field{"Key", printable(a.KeyName) + " (" + a.KeyID + ")"},
+		field{"Client", printable(a.ClientIP)},
+		field{"User agent", printable(a.UserAgent)},
+		field{"Endpoint", printable(a.Endpoint)},
+		field{"Provider", printable(a.Provider)},
+		field{"Model", printable(a.Model)},
+		field{"Streaming", yesNo(a.Streaming)},
+		field{"Status", count(a.Status)},
+		field{"Error", text(a.Error)},
+		field{"Attempts", count(a.Attempts)},
+		field{"Latency", milliseconds(a.LatencyMS)},
+		field{"First byte", milliseconds(a.TTFBMS)},
+		field{"Prompt tokens", count(a.PromptTokens)},
+		field{"  cached", count(a.CachedTokens)},
+		field{"  written to cache", count(a.CacheWriteTokens)},
+		field{"Completion tokens", count(a.CompletionTokens)},
+		field{"  reasoning", count(a.ReasoningTokens)},
+		field{"Counted by", a.UsageSource},
+		field{"Changes", orElse(joined(a.Changes), none)},
+		field{"Price rule", text(a.PriceRuleID)},
+		field{"Market cost", usd(a.MarketCostNanos)},
+		field{"Cost", usd(a.CostNanos)},
+	)
+}
+
+func milliseconds(n int64) string { return (time.Duration(n) * time.Millisecond).String() }
+
+func joined(list []string) string {
+	if len(list) == 0 {
+		return none
+	}
+	return printable(strings.Join(list, ", "))
+}
