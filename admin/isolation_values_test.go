@@ -40,6 +40,8 @@ var pathIDs = map[string]func(belongings) string{
 
 // queryIDs are the parameters of queries: all that is worth a try for each.
 var queryIDs = map[string]func(belongings) []string{
+	"action":        same("key.create"),
+	"actor":         func(b belongings) []string { return []string{b.member} },
 	"after":         func(b belongings) []string { return []string{b.request, "ent_0000000000000001"} },
 	"changed":       same("true"),
 	"client_ip":     same("192.0.2.1"),
@@ -69,8 +71,11 @@ var queryIDs = map[string]func(belongings) []string{
 	"provider":      same("openai"),
 	"q":             same("zz"),
 	"role":          same("viewer"),
+	"scope":         same("gateway"),
 	"sort":          same("cost"),
 	"status":        same("active"),
+	"subject_id":    func(b belongings) []string { return []string{b.key, b.org, b.project} },
+	"subject_kind":  same("key"),
 	"timezone":      same("Europe/Berlin"),
 	"to":            same("2099-01-01"),
 }
@@ -89,6 +94,8 @@ func valuesOf(parameter string) (values func(belongings) []string, known bool) {
 // headerIDs are the parameters in headers.
 var headerIDs = map[string]func(belongings) string{
 	"Accept-Encoding":  func(belongings) string { return "identity" },
+	"If-Match":         func(belongings) string { return "*" },
+	"If-None-Match":    func(belongings) string { return `"a-tag"` },
 	"Idempotency-Key":  func(b belongings) string { return idempotencyKeyOf(b.org) },
 	organizationHeader: func(b belongings) string { return b.org },
 }

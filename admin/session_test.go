@@ -197,7 +197,7 @@ func TestSessionsOfAnotherProvider(t *testing.T) {
 	g.oidc.Issuer = "https://other.example"
 	b.do(http.MethodGet, "/v1/account", "").want(t, http.StatusUnauthorized)
 	g.oidc = nil
-	b.client = client{t: t, api: New(g), header: b.header}
+	b.client = client{t: t, api: New(g), context: t.Context(), header: b.header}
 	b.do(http.MethodGet, "/v1/account", "").want(t, http.StatusUnauthorized)
 }
 
@@ -253,7 +253,7 @@ func TestWrongCredentialsAreLimited(t *testing.T) {
 	t.Parallel()
 	g, _ := signOn(t)
 	b := loggedIn(t, g)
-	c := client{t: t, api: b.api, header: http.Header{"Authorization": {"Bearer wrong"}}}
+	c := client{t: t, api: b.api, context: t.Context(), header: http.Header{"Authorization": {"Bearer wrong"}}}
 	right := c.with("Authorization", "Bearer "+testToken)
 	now := time.Now()
 	c.api.(*api).now = func() time.Time { return now }
