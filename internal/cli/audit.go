@@ -39,6 +39,21 @@ type auditRow struct {
 	PriceRuleID      *string        `json:"price_rule_id"`
 	Attempts         int64          `json:"attempts"`
 	Changes          []string       `json:"changes"`
+	// Calculation is answered for one request alone, if its rates are recorded.
+	Calculation *calculation `json:"calculation"`
+}
+
+// calculation is what a price is made of, exactly.
+type calculation struct {
+	Lines []struct {
+		Model  *string `json:"model"`
+		Text   string  `json:"text"`
+		Amount string  `json:"amount"`
+	} `json:"lines"`
+	MarketAmount    string `json:"market_amount"`
+	DiscountPercent string `json:"discount_percent"`
+	DiscountAmount  string `json:"discount_amount"`
+	Amount          string `json:"amount"`
 }
 
 // auditFilter are the flags that select requests.
@@ -155,7 +170,7 @@ func exportAuditCommand(s *settings) *cobra.Command {
 }
 
 func showRequest(w io.Writer, a auditRow) error {
-	return fields(w,
+	err := fields(w,
 		field{"Request", printable(a.RequestID)},
 		field{"Time", moment(&a.CreatedAt)},
 		field{"Key", printable(a.KeyName) + " (" + a.KeyID + ")"},
@@ -181,6 +196,29 @@ func showRequest(w io.Writer, a auditRow) error {
 		field{"Market cost", usd(a.MarketCostNanos)},
 		field{"Cost", usd(a.CostNanos)},
 	)
+	if err != nil || a.Calculation == nil {
+		return err
+	}
+	return a.Calculation.show(w)
+}
+
+func (c *calculation) show(w io.Writer) error {
+	if _, err := io.WriteString(w, "\n"); err != nil {
+		return err
+	}
+	rows := make([][]string, 0, len(c.Lines)+3)
+	for _, l := range c.Lines {
+		item := l.Text
+		if l.Model != nil {
+			item += " (" + *l.Model + ")"
+		}
+		rows = append(rows, []string{printable(item), printable(l.Amount)})
+	}
+	rows = append(rows,
+		[]string{"market price", printable(c.MarketAmount)},
+		[]string{"discount " + printable(c.DiscountPercent), printable(c.DiscountAmount)},
+		[]string{"price", printable(c.Amount)})
+	return table(w, []column{left("CALCULATION"), right("USD")}, rows)
 }
 
 func milliseconds(n int64) string { return (time.Duration(n) * time.Millisecond).String() }

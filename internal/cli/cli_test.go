@@ -68,6 +68,9 @@ const (
 	organizations = `{"data":[` + anOrg + `],"next_cursor":null}`
 )
 
+var itemized = strings.TrimSuffix(aRequest, "}") + `,"calculation":{"lines":[{"model":null,"text":"1,204 input tokens x $2.50/M","amount":"0.00301"}],` +
+	`"market_amount":"0.00301","discount_percent":"20%","discount_amount":"-0.000602","amount":"0.002408"}}`
+
 // A command, what it asks, what is answered, and what must then be shown.
 var commandTests = map[string]struct {
 	args   []string
@@ -155,7 +158,10 @@ var commandTests = map[string]struct {
 		asks: "GET /v1/audit?key_id=key_1&limit=50&status=200&streaming=true", answer: `{"data":[` + aRequest + `],"next_cursor":null}`,
 		shows: []string{"req_1    2026-11-01T08:00:00Z  ci   openai    gpt-4o-2024-08-06     200    1204          11  $0.002408  -"},
 	},
-	"audit show":    {args: []string{"audit", "show", "req_1"}, asks: "GET /v1/audit/req_1", answer: aRequest, shows: []string{"1.25s", "$0.00301"}},
+	"audit show": {args: []string{"audit", "show", "req_1"}, asks: "GET /v1/audit/req_1", answer: itemized, shows: []string{
+		"1.25s", "$0.00301",
+		"1,204 input tokens x $2.50/M    0.00301", "discount 20%", "-0.000602", "price                          0.002408",
+	}},
 	"audit export":  {args: []string{"audit", "export", "--format", "jsonl", "--after", "req_0"}, asks: "GET /v1/audit/export?after=req_0&format=jsonl", answer: "{}\n", shows: []string{"{}\n"}},
 	"tokens list":   {args: []string{"tokens", "list"}, asks: "GET /v1/operator-tokens?limit=50", answer: `{"data":[` + aToken + `],"next_cursor":null}`, shows: []string{"opt_1  Ada   active"}},
 	"tokens create": {args: []string{"tokens", "create", "--name", "Ada"}, asks: `POST /v1/operator-tokens {"name":"Ada"}`, status: 201, answer: `{"token":"the-token","operator_token":` + aToken + `}`, shows: []string{"  the-token\n"}},
