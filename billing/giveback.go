@@ -83,20 +83,34 @@ func (a *Authorizer) GiveBackIdle(ctx context.Context, now time.Time) error {
 	})
 }
 
-// share returns what other nodes have asked for. What is free while requests
-// wait here, too, is not enough for any of them: it may be for another node's.
+// share returns what other nodes have asked for, and what is promised. What is
+// free while requests wait here, too, is not enough for any of them: it may be
+// for another node's.
 func (a *Authorizer) share(ctx context.Context, attended []Allowance) {
 	a.mu.Lock()
-	asked := slices.ContainsFunc(attended, func(id Allowance) bool { return a.lease(id).spare() > 0 })
+	shared := slices.ContainsFunc(attended, func(id Allowance) bool { return a.lease(id).spare() > 0 })
 	a.mu.Unlock()
-	if !asked {
+	if !shared {
 		return
 	}
-	a.report(ctx, a.giveBack(ctx, func(_ Allowance, l *lease) Money {
+	var promised []Allowance
+	err := a.giveBack(ctx, func(id Allowance, l *lease) Money {
 		back := l.spare()
+		if l.promised > 0 {
+			promised = append(promised, id)
+		}
 		l.promised = 0
 		return back
-	}))
+	})
+	if err == nil {
+		return
+	}
+	a.mu.Lock()
+	for _, id := range promised {
+		a.recalled[id] = true
+	}
+	a.mu.Unlock()
+	a.report(ctx, err)
 }
 
 // Asked says that other nodes need some of these allowances.
@@ -195,6 +209,7 @@ func (a *Authorizer) takeBack(amount func(Allowance, *lease) Money) (back []Leas
 	for id, l := range a.leases {
 		if n := amount(id, l); n > 0 {
 			l.leased -= n
+			l.dry = false // not any more
 			back = append(back, Lease{Allowance: id, Amount: n})
 		} else if l.idle() {
 			a.forget(id)

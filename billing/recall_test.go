@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -165,4 +166,55 @@ func TestHoldsOfBeforeAChangeLeaveNothing(t *testing.T) {
 			b.checkLeases(t)
 		})
 	}
+}
+
+// countsReturns counts how often leases are given back.
+type countsReturns struct {
+	billing.SpendStore
+	returns atomic.Int32
+}
+
+func (c *countsReturns) Return(ctx context.Context, node string, leases []billing.Lease) error {
+	c.returns.Add(1)
+	return c.SpendStore.Return(ctx, node, leases)
+}
+
+// A change recalls what is open then, and not what begins after it.
+func TestARecallEndsUnderLoad(t *testing.T) {
+	t.Parallel()
+	const clients = 4
+	b := openBooks(t, t.TempDir())
+	store := &countsReturns{SpendStore: b.store}
+	b.lease(t, store, billing.Options{Sole: true})
+	key := b.key(t, 500*cent)
+	var passed atomic.Int32
+	var group sync.WaitGroup
+	for range clients {
+		group.Go(func() {
+			for passed.Add(1) < 5_000 {
+				s := settlement(cent / 1000)
+				s.KeyID = key.ID
+				h, err := b.authorizer.Hold(t.Context(), billing.Claim{Allowances: []billing.Allowance{monthly(key)}, Amount: cent}, &s)
+				if err != nil {
+					t.Errorf("a key with 5 USD: %v", err)
+					return
+				}
+				time.Sleep(time.Millisecond)
+				if err := h.Settle(&s); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	for passed.Load() < 100 {
+		time.Sleep(time.Millisecond)
+	}
+	if err := b.authorizer.GiveBackKey(t.Context(), key.ID); err != nil {
+		t.Error(err)
+	}
+	group.Wait()
+	if n := store.returns.Load(); n > 1+clients {
+		t.Errorf("given back %d times for %d requests that were open", n, clients)
+	}
+	b.checkLeases(t)
 }

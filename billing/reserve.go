@@ -315,8 +315,7 @@ func (a *Authorizer) freedOfRecalled(id Allowance, l *lease, hold, rest Money) {
 	of := min(l.recalled, hold)
 	l.recalled -= of
 	l.promised += max(0, min(of, rest, l.free()))
-	a.recalled[id] = true
-	signal(a.kick)
+	a.attend(id)
 }
 
 // freed shares what has become free of an allowance that is short: among those
