@@ -18,6 +18,7 @@ type Store interface {
 	Nodes
 	Ledger
 	Reports
+	Retention
 	// Identity names the database: a random id, made with its schema and never
 	// changed. A restored backup has the id of the original.
 	Identity(ctx context.Context) (string, error)
@@ -174,9 +175,12 @@ type Ledger interface {
 type Reports interface {
 	// Requests returns audit rows in order of arrival, newest first.
 	Requests(ctx context.Context, org string, f Filter, page Page) ([]Settlement, error)
-	// Request returns one audit row, or ErrNotFound.
+	// Request returns one audit row, or ErrNotFound; ErrNotKept, too, if it is
+	// from before the requests that are kept.
 	Request(ctx context.Context, org, id string) (Settlement, error)
-	// Usage returns the totals of the rows that Requests would return.
+	// Usage returns the totals of the rows that Requests would return, or that it
+	// would have. Before the requests that are kept there are whole hours only:
+	// an hour that the filter cuts there counts as a whole.
 	Usage(ctx context.Context, org string, f Filter) (Totals, error)
 	// Spend returns what is settled in each of the allowances, whatever their
 	// limits, in the same order.

@@ -38,7 +38,7 @@ WHERE id = $1 AND created_at = $3`
 // Account implements billing.Organizations.
 func (s *Store) Account(ctx context.Context, org string) (billing.Account, error) {
 	var a billing.Account
-	err := s.pool.QueryRow(ctx, selectAccount, org).Scan(append(organizationFields(&a.Organization), &a.Balance)...)
+	err := s.of(org).QueryRow(ctx, selectAccount, org).Scan(append(organizationFields(&a.Organization), &a.Balance)...)
 	if err != nil {
 		return billing.Account{}, fmt.Errorf("read account %q: %w", org, notFound(err))
 	}
@@ -48,7 +48,7 @@ func (s *Store) Account(ctx context.Context, org string) (billing.Account, error
 // Organization implements billing.Organizations.
 func (s *Store) Organization(ctx context.Context, id string) (billing.Organization, error) {
 	var o billing.Organization
-	if err := s.pool.QueryRow(ctx, selectOrganization, id).Scan(organizationFields(&o)...); err != nil {
+	if err := s.of(id).QueryRow(ctx, selectOrganization, id).Scan(organizationFields(&o)...); err != nil {
 		return billing.Organization{}, fmt.Errorf("read organization %q: %w", id, notFound(err))
 	}
 	return o, nil
@@ -60,7 +60,7 @@ func (s *Store) EnsureOrganization(ctx context.Context, org billing.Organization
 	if err != nil {
 		return fmt.Errorf("create organization: %w", err)
 	}
-	err = s.write(ctx, func(tx pgx.Tx) error {
+	err = s.writeFor(ctx, org.ID, func(tx pgx.Tx) error {
 		_, err := tx.Exec(ctx, insertOrganization, organizationArgs(org)...)
 		return err
 	})
@@ -73,7 +73,7 @@ func (s *Store) EnsureOrganization(ctx context.Context, org billing.Organization
 // UpdateOrganization implements billing.Organizations.
 func (s *Store) UpdateOrganization(ctx context.Context, id string, change func(*billing.Organization) error) (billing.Organization, error) {
 	var o billing.Organization
-	err := s.write(ctx, func(tx pgx.Tx) error {
+	err := s.writeFor(ctx, id, func(tx pgx.Tx) error {
 		// Leases are granted from the budget under the same lock.
 		if _, err := lockAccounts(ctx, tx, []string{id}); err != nil {
 			return err

@@ -32,7 +32,7 @@ ON CONFLICT (organization_id, name) DO UPDATE SET
 
 // ListProjects implements billing.Projects.
 func (s *Store) ListProjects(ctx context.Context, org string, page billing.Page) ([]billing.Project, error) {
-	projects, err := list(ctx, s.pool, scanProject, selectProjects, org, page.After, books.PageLimit(page))
+	projects, err := list(ctx, s.of(org), scanProject, selectProjects, org, page.After, books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list projects: %w", err)
 	}
@@ -41,7 +41,7 @@ func (s *Store) ListProjects(ctx context.Context, org string, page billing.Page)
 
 // Project implements billing.Projects.
 func (s *Store) Project(ctx context.Context, org, name string) (billing.Project, error) {
-	p, err := scanProject(s.pool.QueryRow(ctx, selectProject, org, name))
+	p, err := scanProject(s.of(org).QueryRow(ctx, selectProject, org, name))
 	if err != nil {
 		return billing.Project{}, fmt.Errorf("read project %q: %w", name, notFound(err))
 	}
@@ -51,7 +51,7 @@ func (s *Store) Project(ctx context.Context, org, name string) (billing.Project,
 // PutProject implements billing.Projects.
 func (s *Store) PutProject(ctx context.Context, org, name string, change func(*billing.Project) error) (billing.Project, error) {
 	var p billing.Project
-	err := s.write(ctx, func(tx pgx.Tx) error {
+	err := s.writeFor(ctx, org, func(tx pgx.Tx) error {
 		if err := organizationExists(ctx, tx, org); err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 
 // DeleteProject implements billing.Projects.
 func (s *Store) DeleteProject(ctx context.Context, org, name string) error {
-	err := s.write(ctx, func(tx pgx.Tx) error {
+	err := s.writeFor(ctx, org, func(tx pgx.Tx) error {
 		if _, err := lockAccounts(ctx, tx, []string{org}); err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -85,7 +86,7 @@ func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page
 	if f.KeyID != "" {
 		query, args = selectRequestsOfKey, append(args, f.KeyID)
 	}
-	requests, err := list(ctx, s.pool, scanRequest, query, args...)
+	requests, err := list(ctx, s.of(org), scanRequest, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list requests: %w", err)
 	}
@@ -94,20 +95,27 @@ func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page
 
 // Request implements billing.Reports.
 func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement, error) {
-	r, err := scanRequest(s.pool.QueryRow(ctx, selectRequest, org, id))
+	r, err := scanRequest(s.of(org).QueryRow(ctx, selectRequest, org, id))
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = s.missing(ctx, id)
+	}
 	if err != nil {
-		return billing.Settlement{}, fmt.Errorf("read request %q: %w", id, notFound(err))
+		return billing.Settlement{}, fmt.Errorf("read request %q: %w", id, err)
 	}
 	return r, nil
 }
 
 // Usage implements billing.Reports.
 func (s *Store) Usage(ctx context.Context, org string, f billing.Filter) (billing.Totals, error) {
-	before, hours, after := books.SpanOf(f).Hours()
+	kept, err := s.RequestsKept(ctx)
+	if err != nil {
+		return billing.Totals{}, fmt.Errorf("sum usage: %w", err)
+	}
+	before, hours, after := books.SpanOf(f).Kept(kept).Hours()
 	beforeFrom, beforeTo := before.RequestIDs()
 	afterFrom, afterTo := after.RequestIDs()
 	var t billing.Totals
-	err := s.pool.QueryRow(ctx, selectUsage, planned, org,
+	err = s.of(org).QueryRow(ctx, selectUsage, planned, org,
 		before.From, before.To, hours.From, hours.To,
 		after.From, after.To, f.KeyID, f.Provider, f.Model,
 		beforeFrom, beforeTo, afterFrom, afterTo,

@@ -2,6 +2,8 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -90,15 +92,18 @@ func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page
 // Request implements billing.Reports.
 func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement, error) {
 	r, err := scanRequest(s.reader.QueryRowContext(ctx, selectRequest, org, id))
+	if errors.Is(err, sql.ErrNoRows) {
+		err = books.Missing(id, s.kept.Load().firstID)
+	}
 	if err != nil {
-		return billing.Settlement{}, fmt.Errorf("read request %q: %w", id, notFound(err))
+		return billing.Settlement{}, fmt.Errorf("read request %q: %w", id, err)
 	}
 	return r, nil
 }
 
 // Usage implements billing.Reports.
 func (s *Store) Usage(ctx context.Context, org string, f billing.Filter) (billing.Totals, error) {
-	before, hours, after := books.SpanOf(f).Hours()
+	before, hours, after := books.SpanOf(f).Kept(s.kept.Load().from).Hours()
 	beforeFrom, beforeTo := before.RequestIDs()
 	afterFrom, afterTo := after.RequestIDs()
 	var t billing.Totals

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -38,6 +39,7 @@ type Store struct {
 	writer *sql.DB
 	reader *sql.DB
 	posts  *postStatements
+	kept   atomic.Pointer[kept]
 
 	path string
 	file os.FileInfo // what path was when it was opened
@@ -78,6 +80,9 @@ func open(ctx context.Context, path string) (*Store, error) {
 	s.reader.SetMaxOpenConns(readers)
 	s.reader.SetMaxIdleConns(readers)
 	if err := migrate(ctx, s.writer); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.readKept(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if s.posts, err = prepare(ctx, s.writer); err != nil {

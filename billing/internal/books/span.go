@@ -1,6 +1,7 @@
 package books
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -63,6 +64,29 @@ func (s Span) Hours() (before, hours, after Span) {
 		return s, Span{From: s.To, To: s.To}, Span{From: s.To, To: s.To}
 	}
 	return Span{s.From, from}, Span{from, to}, Span{to, s.To}
+}
+
+// Kept returns the span with those ends that lie before a time moved outwards to
+// whole hours: there may be no rows to cut an hour by.
+func (s Span) Kept(from time.Time) Span {
+	if !s.From.Before(s.To) {
+		return s
+	}
+	if s.From.Before(from) {
+		s.From = s.From.Truncate(time.Hour)
+	}
+	if s.To.Before(from) {
+		s.To = ceil(s.To, time.Hour)
+	}
+	return s
+}
+
+// Missing says why there is no request of an id: it may be too old.
+func Missing(id, firstKept string) error {
+	if id < firstKept {
+		return fmt.Errorf("%w: %w", billing.ErrNotFound, billing.ErrNotKept)
+	}
+	return billing.ErrNotFound
 }
 
 func ceil(t time.Time, unit time.Duration) time.Time {

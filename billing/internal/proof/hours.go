@@ -94,6 +94,9 @@ func (p *proof) eachHour(ctx context.Context, org string, hours []changedHour, b
 			}
 			t := tally{}
 			t.addRows(rows)
+			if err := p.addDropped(ctx, t, org, h.Start, end); err != nil {
+				return err
+			}
 			t.addRollups(rollups)
 			if len(t) == 0 {
 				break
@@ -130,6 +133,9 @@ func (p *proof) allHours(ctx context.Context, org string, broken map[time.Time]b
 				return fmt.Errorf("read rollups: %w", err)
 			}
 			t.addRollups(rollups)
+			if err := p.addDropped(ctx, t, org, read, to); err != nil {
+				return err
+			}
 			read = to
 		}
 		if !page.full {
@@ -139,6 +145,15 @@ func (p *proof) allHours(ctx context.Context, org string, broken map[time.Time]b
 	}
 	t.report(p.report, broken)
 	return p.freeRequests(ctx, org, allIDs, broken)
+}
+
+// addDropped adds what is left of rows that are dropped.
+func (p *proof) addDropped(ctx context.Context, t tally, org string, from, to time.Time) error {
+	err := p.books.dropped(ctx, org, from, to, func(d *Dropped) { t.addRows([]books.Rollup{d.Rollup}) })
+	if err != nil {
+		return fmt.Errorf("read sums of dropped requests: %w", err)
+	}
+	return nil
 }
 
 // freeRequests checks the rows that cost nothing. No entry leads to them.
