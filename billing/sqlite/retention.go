@@ -35,6 +35,9 @@ ON CONFLICT DO UPDATE SET
 	debits = debits + excluded.debits`
 )
 
+// errDropped: another process drops the same requests, and is left to do so.
+var errDropped = errors.New("requests were dropped in the meantime")
+
 // kept is from where on requests are kept: those of lower ids that arrived
 // before are dropped, or about to be.
 type kept struct {
@@ -47,8 +50,8 @@ func (k *kept) drops(r *books.Row) bool {
 	return r.RequestID < k.firstID && r.At.Before(k.from)
 }
 
-// readKept reads what is kept into memory, where posts look for it. Only the
-// process that keeps the books in the file changes it.
+// readKept reads what is kept into memory, where posts look for it: only one
+// process is to post to a file.
 func (s *Store) readKept(ctx context.Context) error {
 	var k kept
 	if err := s.writer.QueryRowContext(ctx, selectKept).Scan(&k.firstID, timeColumn{&k.from}); err != nil {
@@ -69,6 +72,9 @@ func (s *Store) RequestsKept(context.Context) (time.Time, error) { return s.kept
 func (s *Store) DropRequests(ctx context.Context, before time.Time) (dropped int64, err error) {
 	if latest := time.Now().Add(-billing.MinRetention); before.After(latest) {
 		before = latest
+	}
+	if err := s.readKept(ctx); err != nil {
+		return 0, fmt.Errorf("drop requests: %w", err)
 	}
 	if err := s.raiseKept(ctx, before.UTC().Truncate(time.Hour)); err != nil {
 		return 0, fmt.Errorf("drop requests: %w", err)
@@ -153,11 +159,18 @@ func (s *Store) dropSome(ctx context.Context, org string) (int64, error) {
 		if err != nil {
 			return err
 		}
-		if n, err := deleted.RowsAffected(); err != nil || n != int64(len(ids)) {
-			return fmt.Errorf("%d of %d requests are there (%w)", n, len(ids), err)
+		n, err := deleted.RowsAffected()
+		if err != nil {
+			return err
+		}
+		if n != int64(len(ids)) {
+			return errDropped
 		}
 		return addSums(ctx, tx, sums)
 	})
+	if errors.Is(err, errDropped) {
+		return 0, nil
+	}
 	return int64(len(ids)), err
 }
 
