@@ -141,6 +141,9 @@ func (a *api) getAudit(ctx context.Context, in *requestInput) (*body[AuditDetail
 		return nil, notFound("request")
 	}
 	s, err := a.gateway.Store().Request(ctx, organizationOf(ctx), in.RequestID)
+	if errors.Is(err, billing.ErrNotKept) {
+		return nil, errNotKept
+	}
 	if errors.Is(err, billing.ErrNotFound) {
 		return nil, notFound("request")
 	}

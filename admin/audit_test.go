@@ -74,6 +74,23 @@ func TestAuditOfOthersIsNotFound(t *testing.T) {
 	c.with(organizationHeader, otherOrg).do(http.MethodGet, "/v1/audit/r1", "").want(t, http.StatusOK)
 }
 
+func TestAuditOfWhatIsNotKeptSaysSo(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	c := newClient(t, g)
+	at := time.Now().AddDate(0, 0, -100)
+	old := request(billing.NewID(billing.RequestIDPrefix, at), "key_a", at, 100)
+	g.post(t, old)
+	c.do(http.MethodGet, "/v1/audit/"+old.RequestID, "").want(t, http.StatusOK)
+	if n, err := g.store.DropRequests(t.Context(), at.AddDate(0, 0, 10)); err != nil || n != 1 {
+		t.Fatalf("dropped %d requests, %v", n, err)
+	}
+	c.do(http.MethodGet, "/v1/audit/"+old.RequestID, "").want(t, http.StatusNotFound, "older than the requests that this gateway keeps")
+	recent := billing.NewID(billing.RequestIDPrefix, time.Now())
+	c.do(http.MethodGet, "/v1/audit/"+recent, "").want(t, http.StatusNotFound, "no such request: check the id")
+	c.do(http.MethodGet, "/v1/audit", "").want(t, http.StatusOK, `"data":[]`)
+}
+
 func TestAuditIsSelected(t *testing.T) {
 	t.Parallel()
 	c := usageBooks(t)

@@ -102,6 +102,13 @@ var errNoProject = &problem{
 	Message: "no settings for a project of this name: PUT makes them, and GET /v1/projects lists all",
 }
 
+// errNotKept is the answer for an id that is older than the requests that are
+// kept, whether or not there was such a request.
+var errNotKept = &problem{
+	status:  http.StatusNotFound,
+	Message: "no such request: it would be older than the requests that this gateway keeps",
+}
+
 // faults collects what is wrong with a request's input.
 type faults []problemDetail
 

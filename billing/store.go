@@ -21,6 +21,7 @@ type Store interface {
 	ChangeLog
 	Reports
 	Access
+	Retention
 	// Identity names the database: a random id, made with its schema and never
 	// changed. A restored backup has the id of the original.
 	Identity(ctx context.Context) (string, error)
@@ -187,11 +188,13 @@ type Reports interface {
 	// Requests returns audit rows in order of arrival, newest first unless the
 	// page says otherwise. Their price sheets are not read.
 	Requests(ctx context.Context, org string, f Filter, page Page) ([]Settlement, error)
-	// Request returns one audit row, or ErrNotFound.
+	// Request returns one audit row, or ErrNotFound; ErrNotKept, too, if it is
+	// from before the requests that are kept.
 	Request(ctx context.Context, org, id string) (Settlement, error)
-	// Usage returns the totals of the rows that Requests would return, and their
-	// groups as of the same moment; ErrTooManyGroups if these are too many.
-	// It looks at no Detail of the filter.
+	// Usage returns the totals of the rows that Requests would return, or that it
+	// would have, and their groups as of the same moment; ErrTooManyGroups if
+	// these are too many. It looks at no Detail of the filter. Before the requests
+	// that are kept, times are rounded down to quarters of hours.
 	Usage(ctx context.Context, org string, f Filter, g Grouping) (Usage, error)
 	// Spend returns what is settled in each of the allowances, whatever their
 	// limits, in the same order.

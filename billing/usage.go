@@ -64,7 +64,7 @@ type UsageGroup struct {
 type Usage struct {
 	// From and To are the time that is summed up, From inclusive and To
 	// exclusive: that of the filter, or where there are no rows for so long ago
-	// any more, the quarters of hours next to it. The zero time is an open end.
+	// any more, the quarters of hours at or before it. The zero time is an open end.
 	From, To time.Time
 	Totals
 	// Groups sum to the totals. They are in the order of their dates and names.

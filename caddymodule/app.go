@@ -98,6 +98,11 @@ type App struct {
 	// "saturday". All nodes that share the books need the same.
 	WeekStart billing.WeekStart `json:"week_start,omitempty"`
 
+	// Retention is how long rows of requests are kept: at least 35 days. Older
+	// ones are dropped, on PostgreSQL by whole months; the ledger, limits and
+	// sums of usage by hour stay. Default: all are kept.
+	Retention caddy.Duration `json:"retention,omitempty"`
+
 	// Drain is how long a provider's response is read on after the client has
 	// left, to learn what it cost. Default: 30s.
 	Drain caddy.Duration `json:"drain,omitempty"`
@@ -312,6 +317,9 @@ func (a *App) Validate() error {
 	}
 	if a.LeaseTTL > 0 && a.LeaseTTL < caddy.Duration(minLeaseTTL) {
 		return fmt.Errorf("lease_ttl must be at least %s, five heartbeats", minLeaseTTL)
+	}
+	if a.Retention != 0 && a.Retention < caddy.Duration(billing.MinRetention) {
+		return fmt.Errorf("retention must be at least %.0f days", billing.MinRetention.Hours()/24)
 	}
 	if a.MaxBody < 0 || a.Drain < 0 || a.LeaseAhead < 0 {
 		return errors.New("max_body, drain and lease_ahead must not be negative")

@@ -99,6 +99,7 @@ func parseApp(d *caddyfile.Dispenser, existing any) (any, error) {
 //	    error_format gateway|provider
 //	    max_body <size>
 //	    low_balance <USD>
+//	    retention <duration>|off
 //	    drain <duration>
 //	    lease_ahead <duration>
 //	    lease_ttl <duration>|off
@@ -154,6 +155,7 @@ var appOptions = map[string]func(*App, *caddyfile.Dispenser) error{
 	"lease_ahead": func(a *App, d *caddyfile.Dispenser) error {
 		return duration(d, &a.LeaseAhead, time.Second, 24*time.Hour)
 	},
+	"retention": (*App).parseRetention,
 	"lease_ttl": (*App).parseLeaseTTL,
 	"default_max_tokens": func(a *App, d *caddyfile.Dispenser) error {
 		return positive(d, &a.DefaultMaxTokens)
@@ -288,6 +290,23 @@ func (a *App) parseLeaseTTL(d *caddyfile.Dispenser) error {
 	}
 	d.Prev()
 	return duration(d, &a.LeaseTTL, minLeaseTTL, 24*time.Hour)
+}
+
+func (a *App) parseRetention(d *caddyfile.Dispenser) error {
+	var text string
+	if err := oneArg(d, &text); err != nil {
+		return err
+	}
+	if text == "off" {
+		a.Retention = 0
+		return nil
+	}
+	v, err := caddy.ParseDuration(text)
+	if err != nil || v < billing.MinRetention || v > mostRetention {
+		return d.Errf("retention %q: want days such as 400d, from 35d to 36500d, or off", text)
+	}
+	a.Retention = caddy.Duration(v)
+	return nil
 }
 
 // duration reads an option's only argument.

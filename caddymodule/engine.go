@@ -50,8 +50,9 @@ type engine struct {
 	authorizer *billing.Authorizer
 	heartbeats *billing.Heartbeats
 	node       billing.Node // what stays the same of it
-	leaseTTL   atomic.Int64 // a time.Duration, as is the next
+	leaseTTL   atomic.Int64 // a time.Duration, as are the next
 	leaseAhead atomic.Int64
+	retention  atomic.Int64 // 0 keeps all
 	keys       *keyCache
 	limiter    *billing.Limiter
 	refused    perMinute // audit rows of refused requests, by key
@@ -201,6 +202,10 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	if err := store.EnsureOrganization(ctx, org); err != nil {
 		return fmt.Errorf("create organization %s: %w", org.ID, err)
 	}
+	if err := e.checkRole(ctx, store); err != nil {
+		return err
+	}
+	e.prepareRequests(ctx, store)
 	database, err := store.Identity(ctx)
 	if err != nil {
 		return err
@@ -246,6 +251,7 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	e.tasks.Go(func() { e.watchKeys(background) })
 	e.verifier.nodeLeases = e.authorizer.CheckLeases
 	e.tasks.Go(func() { e.sweepSecrets(background) })
+	e.tasks.Go(func() { e.keepRequests(background) })
 	e.tasks.Go(func() { e.heartbeats.Run(background) })
 	e.tasks.Go(func() { e.watchBooks(background) })
 	e.tasks.Go(func() { e.watchBalances(background) })

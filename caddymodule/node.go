@@ -36,6 +36,7 @@ func (e *engine) status() billing.Node {
 func (e *engine) apply(a *App) {
 	e.leaseTTL.Store(int64(max(0, a.LeaseTTL)))
 	e.leaseAhead.Store(int64(a.LeaseAhead))
+	e.retention.Store(int64(a.Retention))
 	e.balances.threshold.Store(int64(a.lowBalance))
 }
 

@@ -71,7 +71,7 @@ func (s *Store) CreateKey(ctx context.Context, k billing.Key) error {
 	if err != nil {
 		return fmt.Errorf("create key: %w", err)
 	}
-	err = s.write(ctx, func(tx pgx.Tx) error {
+	err = s.writeFor(ctx, k.OrganizationID, func(tx pgx.Tx) error {
 		if err := organizationExists(ctx, tx, k.OrganizationID); err != nil {
 			return err
 		}
@@ -119,7 +119,7 @@ func (s *Store) KeysByHash(ctx context.Context, hashes []billing.KeyHash) (map[b
 
 // Key implements billing.Keys.
 func (s *Store) Key(ctx context.Context, org, id string) (billing.Key, error) {
-	k, err := scanKey(s.pool.QueryRow(ctx, selectKey, org, id))
+	k, err := scanKey(s.of(org).QueryRow(ctx, selectKey, org, id))
 	if err != nil {
 		return billing.Key{}, fmt.Errorf("read key %q: %w", id, notFound(err))
 	}
@@ -136,7 +136,7 @@ func (s *Store) ListKeys(ctx context.Context, org string, f billing.KeyFilter, p
 	if page.After != "" {
 		query, args = after, append(args, page.After)
 	}
-	keys, err := list(ctx, s.pool, scanKey, query, args...)
+	keys, err := list(ctx, s.of(org), scanKey, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list keys: %w", err)
 	}
@@ -147,7 +147,7 @@ func (s *Store) ListKeys(ctx context.Context, org string, f billing.KeyFilter, p
 // that is ErrRevoked.
 func (s *Store) UpdateKey(ctx context.Context, org, id string, change func(*billing.Key) error) (billing.Key, error) {
 	var k billing.Key
-	err := s.write(ctx, func(tx pgx.Tx) error {
+	err := s.writeFor(ctx, org, func(tx pgx.Tx) error {
 		// Leases are granted from the key's limit under the same lock.
 		_, err := lockAccounts(ctx, tx, []string{org})
 		if err != nil {
@@ -206,7 +206,7 @@ func keyFields(k *billing.Key) []any {
 // scanner is a row or the current row of several.
 type scanner interface{ Scan(dest ...any) error }
 
-// querier is the pool, or a transaction.
+// querier is the pool, a scope of it, or a transaction.
 type querier interface {
 	Query(ctx context.Context, query string, args ...any) (pgx.Rows, error)
 }

@@ -27,9 +27,12 @@ ON CONFLICT (organization_id, request_id) DO NOTHING RETURNING organization_id, 
 	insertSheets = `
 INSERT INTO price_sheets (hash, text) SELECT * FROM unnest($1::bytea[], $2::text[]) ON CONFLICT DO NOTHING`
 
+	// The debits of requests that are dropped have their hashes, too.
 	selectRequestHashes = `
-SELECT organization_id, request_id, hash FROM requests
-JOIN unnest($1::text[], $2::text[]) AS w (organization_id, request_id) USING (organization_id, request_id)`
+SELECT w.organization_id, w.request_id, coalesce(r.hash, e.hash)
+FROM unnest($1::text[], $2::text[]) AS w (organization_id, request_id)
+LEFT JOIN requests r ON r.organization_id = w.organization_id AND r.request_id = w.request_id
+LEFT JOIN entries e ON e.organization_id = w.organization_id AND e.idempotency_key = 'req:' || w.request_id`
 
 	putLedgers = `
 UPDATE accounts a SET balance = w.balance, entries = w.entries
@@ -180,7 +183,8 @@ func conflictsOf(ctx context.Context, tx pgx.Tx, known []books.Row) (conflicts [
 		return nil, fmt.Errorf("read requests: %w", err)
 	}
 	for i := range known {
-		if r := &known[i]; r.ConflictsWith(stored[r.ID()]) {
+		// What cost nothing and is dropped has left no hash behind.
+		if r := &known[i]; stored[r.ID()] != nil && r.ConflictsWith(stored[r.ID()]) {
 			conflicts = append(conflicts, r.RequestID)
 		}
 	}
@@ -220,7 +224,7 @@ func (s *Store) Append(ctx context.Context, e billing.Entry) (billing.Entry, err
 	if err != nil {
 		return billing.Entry{}, fmt.Errorf("append: %w", err)
 	}
-	err = s.write(ctx, func(tx pgx.Tx) error {
+	err = s.writeFor(ctx, line.OrganizationID, func(tx pgx.Tx) error {
 		if err := organizationExists(ctx, tx, line.OrganizationID); err != nil {
 			return err
 		}
@@ -272,7 +276,7 @@ func (s *Store) Transactions(ctx context.Context, org string, f billing.EntryFil
 		query = selectEntriesOldestFirst
 	}
 	span := books.SpanOf(billing.Filter{From: f.From, To: f.To})
-	entries, err := list(ctx, s.pool, scanEntry, query,
+	entries, err := list(ctx, s.of(org), scanEntry, query,
 		planned, org, after, before, span.From, span.To, books.Names(f.Types), books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list transactions: %w", err)

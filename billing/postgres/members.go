@@ -55,7 +55,7 @@ ORDER BY id FOR NO KEY UPDATE`
 
 // CreateMember implements billing.Members.
 func (s *Store) CreateMember(ctx context.Context, m billing.Member) error {
-	err := s.write(ctx, func(tx pgx.Tx) error {
+	err := s.writeFor(ctx, m.OrganizationID, func(tx pgx.Tx) error {
 		if err := lockMembers(ctx, tx, m.OrganizationID); err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ func createMember(ctx context.Context, tx pgx.Tx, m billing.Member) error {
 
 // ListMembers implements billing.Members.
 func (s *Store) ListMembers(ctx context.Context, org string, f billing.MemberFilter, page billing.Page) ([]billing.Member, error) {
-	members, err := list(ctx, s.pool, scanMember, selectMembers, org, page.After, string(f.Role), books.PageLimit(page))
+	members, err := list(ctx, s.of(org), scanMember, selectMembers, org, page.After, string(f.Role), books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list members: %w", err)
 	}
@@ -93,7 +93,7 @@ func (s *Store) ListMembers(ctx context.Context, org string, f billing.MemberFil
 
 // Member implements billing.Members.
 func (s *Store) Member(ctx context.Context, org, id string) (billing.Member, error) {
-	m, err := scanMember(s.pool.QueryRow(ctx, selectMember, org, id))
+	m, err := scanMember(s.of(org).QueryRow(ctx, selectMember, org, id))
 	if err != nil {
 		return billing.Member{}, fmt.Errorf("read member %q: %w", id, notFound(err))
 	}
@@ -103,7 +103,7 @@ func (s *Store) Member(ctx context.Context, org, id string) (billing.Member, err
 // UpdateMember implements billing.Members.
 func (s *Store) UpdateMember(ctx context.Context, org, id string, change func(*billing.Member) error) (billing.Member, error) {
 	var m billing.Member
-	err := s.write(ctx, func(tx pgx.Tx) error {
+	err := s.writeFor(ctx, org, func(tx pgx.Tx) error {
 		before, err := memberToChange(ctx, tx, org, id)
 		if err != nil {
 			return err
@@ -127,7 +127,7 @@ func (s *Store) UpdateMember(ctx context.Context, org, id string, change func(*b
 
 // DeleteMember implements billing.Members.
 func (s *Store) DeleteMember(ctx context.Context, org, id string, check func(billing.Member) error) error {
-	err := s.write(ctx, func(tx pgx.Tx) error {
+	err := s.writeFor(ctx, org, func(tx pgx.Tx) error {
 		m, err := memberToChange(ctx, tx, org, id)
 		if err != nil {
 			return err
@@ -179,7 +179,7 @@ func keepOwner(ctx context.Context, tx pgx.Tx, before, after billing.Member) err
 }
 
 // Memberships implements billing.Members. It writes only for those who have an
-// invitation to accept.
+// invitation to accept, in whatever organizations these are.
 func (s *Store) Memberships(ctx context.Context, who billing.Identity, at time.Time) ([]billing.Member, error) {
 	who, err := books.NewIdentity(who)
 	if err != nil {

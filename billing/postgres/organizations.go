@@ -42,7 +42,7 @@ WHERE id = $1 AND created_at = $3`
 
 // Account implements billing.Organizations.
 func (s *Store) Account(ctx context.Context, org string) (billing.Account, error) {
-	a, err := scanAccount(s.pool.QueryRow(ctx, selectAccount, org))
+	a, err := scanAccount(s.of(org).QueryRow(ctx, selectAccount, org))
 	if err != nil {
 		return billing.Account{}, fmt.Errorf("read account %q: %w", org, notFound(err))
 	}
@@ -52,7 +52,7 @@ func (s *Store) Account(ctx context.Context, org string) (billing.Account, error
 // Organization implements billing.Organizations.
 func (s *Store) Organization(ctx context.Context, id string) (billing.Organization, error) {
 	var o billing.Organization
-	if err := s.pool.QueryRow(ctx, selectOrganization, id).Scan(organizationFields(&o)...); err != nil {
+	if err := s.of(id).QueryRow(ctx, selectOrganization, id).Scan(organizationFields(&o)...); err != nil {
 		return billing.Organization{}, fmt.Errorf("read organization %q: %w", id, notFound(err))
 	}
 	return o, nil
@@ -64,7 +64,7 @@ func (s *Store) EnsureOrganization(ctx context.Context, org billing.Organization
 	if err != nil {
 		return fmt.Errorf("create organization: %w", err)
 	}
-	err = s.write(ctx, func(tx pgx.Tx) error {
+	err = s.writeFor(ctx, org.ID, func(tx pgx.Tx) error {
 		done, err := tx.Exec(ctx, insertOrganization, organizationArgs(org)...)
 		if err != nil || done.RowsAffected() == 0 {
 			return err
@@ -83,7 +83,7 @@ func (s *Store) CreateOrganization(ctx context.Context, org billing.Organization
 	if err != nil {
 		return fmt.Errorf("create organization: %w", err)
 	}
-	err = s.write(ctx, func(tx pgx.Tx) error {
+	err = s.writeFor(ctx, org.ID, func(tx pgx.Tx) error {
 		done, err := tx.Exec(ctx, insertOrganization, organizationArgs(org)...)
 		if err != nil {
 			return err
@@ -120,7 +120,7 @@ func (s *Store) ListOrganizations(ctx context.Context, page billing.Page) ([]bil
 // UpdateOrganization implements billing.Organizations.
 func (s *Store) UpdateOrganization(ctx context.Context, id string, change func(*billing.Organization) error) (billing.Organization, error) {
 	var o billing.Organization
-	err := s.write(ctx, func(tx pgx.Tx) error {
+	err := s.writeFor(ctx, id, func(tx pgx.Tx) error {
 		// Leases are granted from the budget under the same lock.
 		if _, err := lockAccounts(ctx, tx, []string{id}); err != nil {
 			return err

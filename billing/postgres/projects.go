@@ -31,7 +31,7 @@ ON CONFLICT (organization_id, name) DO UPDATE SET
 
 // ListProjects implements billing.Projects.
 func (s *Store) ListProjects(ctx context.Context, org string, page billing.Page) ([]billing.Project, error) {
-	projects, err := list(ctx, s.pool, scanProject, selectProjects, org, page.After, books.PageLimit(page))
+	projects, err := list(ctx, s.of(org), scanProject, selectProjects, org, page.After, books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list projects: %w", err)
 	}
@@ -40,7 +40,7 @@ func (s *Store) ListProjects(ctx context.Context, org string, page billing.Page)
 
 // Project implements billing.Projects.
 func (s *Store) Project(ctx context.Context, org, name string) (billing.Project, error) {
-	p, err := scanProject(s.pool.QueryRow(ctx, selectProject, org, name))
+	p, err := scanProject(s.of(org).QueryRow(ctx, selectProject, org, name))
 	if err != nil {
 		return billing.Project{}, fmt.Errorf("read project %q: %w", name, notFound(err))
 	}
@@ -50,7 +50,7 @@ func (s *Store) Project(ctx context.Context, org, name string) (billing.Project,
 // PutProject implements billing.Projects.
 func (s *Store) PutProject(ctx context.Context, org, name string, change func(*billing.Project) error) (billing.Project, error) {
 	var p billing.Project
-	err := s.write(ctx, func(tx pgx.Tx) error {
+	err := s.writeFor(ctx, org, func(tx pgx.Tx) error {
 		if err := organizationExists(ctx, tx, org); err != nil {
 			return err
 		}
@@ -91,7 +91,7 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 
 // DeleteProject implements billing.Projects.
 func (s *Store) DeleteProject(ctx context.Context, org, name string, check func(billing.Project) error) error {
-	err := s.write(ctx, func(tx pgx.Tx) error {
+	err := s.writeFor(ctx, org, func(tx pgx.Tx) error {
 		if _, err := lockAccounts(ctx, tx, []string{org}); err != nil {
 			return err
 		}

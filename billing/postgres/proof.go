@@ -17,6 +17,8 @@ import (
 )
 
 const (
+	lockPartitions = `LOCK TABLE requests IN ACCESS SHARE MODE`
+
 	// rememberedHours is how many hours one statement remembers.
 	rememberedHours = 5000
 	// verifyTimeout bounds each statement of a verification on the server, so
@@ -68,12 +70,25 @@ func connect(config *pgx.ConnConfig) *sql.DB {
 }
 
 func verify(ctx context.Context, db *sql.DB, o billing.VerifyOptions, remember func(context.Context, proof.Sound) error) (billing.Verification, error) {
-	snapshot := &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
 	return proof.Verify(ctx, proof.Store{
-		Begin:    func(ctx context.Context) (*sql.Tx, error) { return db.BeginTx(ctx, snapshot) },
+		Begin:    func(ctx context.Context) (*sql.Tx, error) { return beginSnapshot(ctx, db) },
 		Queries:  &proofQueries,
 		Remember: remember,
 	}, o)
+}
+
+// beginSnapshot begins a transaction that sees one moment. The lock comes first:
+// rows in a partition that is dropped after that moment would not be seen, nor
+// their sums.
+func beginSnapshot(ctx context.Context, db *sql.DB) (*sql.Tx, error) {
+	tx, err := db.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := tx.ExecContext(ctx, lockPartitions); err != nil {
+		return nil, errors.Join(err, tx.Rollback())
+	}
+	return tx, nil
 }
 
 func (s *Store) remember(ctx context.Context, sound proof.Sound) error {

@@ -92,9 +92,12 @@ LEFT JOIN verified_ledgers v ON v.organization_id = $1`,
 SELECT ` + entryColumns + ` FROM entries
 WHERE organization_id = $1 AND seq > $2 ORDER BY seq LIMIT $3`,
 
+	// The range says which partitions to read, and an array is looked up in their
+	// indexes: a join may be with all rows, where the planner knows none yet.
 	Requests: `
 SELECT ` + verifiedColumns + ` FROM requests
-WHERE organization_id = $1 AND request_id IN (SELECT json_array_elements_text($2::json))`,
+WHERE organization_id = $1 AND request_id = ANY (ARRAY(SELECT json_array_elements_text($2::json)))
+	AND request_id >= $3 AND request_id <= $4`,
 
 	FreeRequests: `
 SELECT ` + verifiedColumns + ` FROM requests
@@ -195,6 +198,22 @@ SELECT organization_id, subject, kind, period, period_start, sum(amount)::bigint
 	UNION ALL
 	SELECT organization_id, subject, kind, period, period_start, amount, 0 FROM leases
 ) AS sides GROUP BY 1, 2, 3, 4, 5 HAVING sum(amount) <> sum(leased) ORDER BY 1, 2, 3, 4, 5`,
+
+	Kept: `SELECT first_id FROM requests_kept`,
+
+	Dropped: `
+SELECT 'key_15m', start, key_id, project, provider, model,
+	requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost, debits
+FROM dropped_requests WHERE organization_id = $1 AND start >= $2 AND start < $3`,
+
+	RequestPage: `
+SELECT ` + verifiedColumns + ` FROM requests
+WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3 AND request_id > $4
+ORDER BY request_id LIMIT $5`,
+
+	Debits: `
+SELECT ` + entryColumns + ` FROM entries
+WHERE organization_id = $1 AND idempotency_key = ANY (ARRAY(SELECT 'req:' || json_array_elements_text($2::json)))`,
 
 	Time: func(t time.Time) any { return t },
 }

@@ -47,12 +47,12 @@ func recordChange(ctx context.Context, tx pgx.Tx, c *billing.ChangeRecord) error
 func (s *Store) ListChanges(ctx context.Context, org string, f billing.ChangeFilter, page billing.Page) ([]billing.ChangeRecord, error) {
 	before := int64(math.MaxInt64)
 	if page.After != "" {
-		if err := s.pool.QueryRow(ctx, selectRecordSeq, org, page.After).Scan(&before); err != nil {
+		if err := s.of(org).QueryRow(ctx, selectRecordSeq, org, page.After).Scan(&before); err != nil {
 			return nil, fmt.Errorf("list changes after %q: %w", page.After, notFound(err))
 		}
 	}
 	span := books.SpanOf(billing.Filter{From: f.From, To: f.To})
-	records, err := list(ctx, s.pool, scanRecord, selectRecords, planned, org, before, span.From, span.To,
+	records, err := list(ctx, s.of(org), scanRecord, selectRecords, planned, org, before, span.From, span.To,
 		f.Actor, f.Action, string(f.SubjectKind), f.SubjectID, books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list changes: %w", err)

@@ -2,6 +2,7 @@ package postgres
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -41,11 +42,14 @@ func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement
 		r     billing.Settlement
 		sheet []byte
 	)
-	row := s.pool.QueryRow(ctx, selectRequest, org, id)
-	if err := row.Scan(append(requestFields(&r, &sheet), &r.PriceSheet)...); err != nil {
-		return billing.Settlement{}, fmt.Errorf("read request %q: %w", id, notFound(err))
+	err := s.of(org).QueryRow(ctx, selectRequest, org, id).Scan(append(requestFields(&r, &sheet), &r.PriceSheet)...)
+	if errors.Is(err, pgx.ErrNoRows) {
+		err = s.missing(ctx, id)
 	}
-	if err := books.CheckSheet(r.PriceSheet, sheet); err != nil {
+	if err == nil {
+		err = books.CheckSheet(r.PriceSheet, sheet)
+	}
+	if err != nil {
 		return billing.Settlement{}, fmt.Errorf("read request %q: %w", id, err)
 	}
 	return r, nil

@@ -37,7 +37,7 @@ VALUES ($1, $2, $3, $4, $5, $6)`
 
 // RotateKey implements billing.Keys.
 func (s *Store) RotateKey(ctx context.Context, org, id string, r billing.Rotation) (k billing.Key, reply []byte, err error) {
-	err = s.write(ctx, func(tx pgx.Tx) error {
+	err = s.writeFor(ctx, org, func(tx pgx.Tx) error {
 		if _, err := lockAccounts(ctx, tx, []string{org}); err != nil {
 			return err
 		}

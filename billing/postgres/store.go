@@ -168,7 +168,7 @@ func (s *Store) Close() error {
 	return nil
 }
 
-// write runs f in a transaction.
+// write runs f in a transaction, on behalf of no organization or of several.
 func (s *Store) write(ctx context.Context, f func(tx pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, s.pool, f)
 }

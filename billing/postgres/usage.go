@@ -16,6 +16,9 @@ const (
 	// the statement, for longer than it runs.
 	interpret = `SET LOCAL jit = off`
 
+	// Before the moment that the transaction sees, as for proofs.
+	setUpUsage = lockPartitions + `; ` + interpret
+
 	selectRecorded = `SELECT min(start), max(start) FROM rollups WHERE series = 'all_1d' AND organization_id = $1`
 
 	// One statement, so that rollups and rows are of one moment. The parts come
@@ -85,17 +88,17 @@ func (s *Store) Usage(ctx context.Context, org string, f billing.Filter, g billi
 }
 
 func usage(ctx context.Context, tx pgx.Tx, org string, f billing.Filter, g billing.Grouping) (billing.Usage, error) {
-	if _, err := tx.Exec(ctx, interpret); err != nil {
+	rowsFrom, err := beginUsage(ctx, tx, org)
+	if err != nil {
 		return billing.Usage{}, fmt.Errorf("set up: %w", err)
 	}
 	var span books.Span
 	if books.NeedsRecorded(f, g) {
-		var err error
 		if span, err = recorded(ctx, tx, org); err != nil {
 			return billing.Usage{}, err
 		}
 	}
-	q, err := books.NewUsageQuery(f, g, span, rowsFrom())
+	q, err := books.NewUsageQuery(f, g, span, rowsFrom)
 	if err != nil {
 		return billing.Usage{}, err
 	}
@@ -110,9 +113,19 @@ func usage(ctx context.Context, tx pgx.Tx, org string, f billing.Filter, g billi
 	return q.Usage(sums)
 }
 
-// rowsFrom is when the first requests arrived that still have rows. None were
-// ever dropped.
-func rowsFrom() time.Time { return books.Always.From }
+// beginUsage sets the transaction up for an organization, and returns when the
+// first requests arrived that still have rows. No rows are dropped until it
+// ends.
+func beginUsage(ctx context.Context, tx pgx.Tx, org string) (rowsFrom time.Time, err error) {
+	if _, err := tx.Exec(ctx, setUpUsage); err != nil {
+		return time.Time{}, err
+	}
+	var batch pgx.Batch
+	batch.Queue(scopeTo, org)
+	batch.Queue(selectKept).QueryRow(func(row pgx.Row) error { return row.Scan(nil, timeColumn{&rowsFrom}) })
+	err = tx.SendBatch(ctx, &batch).Close()
+	return rowsFrom, err
+}
 
 // recorded returns the days that have requests.
 func recorded(ctx context.Context, tx pgx.Tx, org string) (books.Span, error) {

@@ -72,16 +72,20 @@ func (s *Store) Post(ctx context.Context, node string, batch []billing.Settlemen
 	var conflicts []string
 	var sheets []books.Sheet
 	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		known, err := s.posts.requests.insert(ctx, tx, rows)
+		fresh, dropped, err := s.withoutDropped(ctx, tx, rows)
+		if err != nil {
+			return err
+		}
+		known, err := s.posts.requests.insert(ctx, tx, fresh)
 		if err != nil {
 			return fmt.Errorf("insert requests: %w", err)
 		}
-		fresh := rows
 		if len(known) > 0 {
-			if fresh, conflicts, err = sift(ctx, tx, rows, known); err != nil {
+			if fresh, conflicts, err = sift(ctx, tx, fresh, known); err != nil {
 				return err
 			}
 		}
+		conflicts = append(conflicts, dropped...)
 		if len(fresh) == 0 {
 			return nil
 		}

@@ -89,7 +89,8 @@ WHERE organization_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3`,
 
 	Requests: `
 SELECT ` + requestColumns + ` FROM requests
-WHERE organization_id = ?1 AND request_id IN (SELECT value FROM json_each(?2))`,
+WHERE organization_id = ?1 AND request_id IN (SELECT value FROM json_each(?2))
+	AND +request_id >= ?3 AND +request_id <= ?4`,
 
 	FreeRequests: `
 SELECT ` + requestColumns + ` FROM requests
@@ -188,6 +189,22 @@ SELECT organization_id, subject, kind, period, period_start, sum(amount), sum(le
 	UNION ALL
 	SELECT organization_id, subject, kind, period, period_start, amount, 0 FROM leases
 ) GROUP BY 1, 2, 3, 4, 5 HAVING sum(amount) <> sum(leased) ORDER BY 1, 2, 3, 4, 5`,
+
+	Kept: `SELECT first_id FROM requests_kept`,
+
+	Dropped: `
+SELECT 'key_15m', start, key_id, project, provider, model,
+	requests, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, cost, market_cost, debits
+FROM dropped_requests WHERE organization_id = ?1 AND start >= ?2 AND start < ?3`,
+
+	RequestPage: `
+SELECT ` + requestColumns + ` FROM requests
+WHERE organization_id = ?1 AND request_id >= ?2 AND request_id < ?3 AND request_id > ?4
+ORDER BY request_id LIMIT ?5`,
+
+	Debits: `
+SELECT ` + entryColumns + ` FROM entries
+WHERE organization_id = ?1 AND idempotency_key IN (SELECT 'req:' || value FROM json_each(?2))`,
 
 	Time: func(t time.Time) any { return micros(t) },
 }

@@ -2,6 +2,8 @@ package sqlite
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -34,11 +36,14 @@ func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement
 		r     billing.Settlement
 		sheet []byte
 	)
-	row := s.reader.QueryRowContext(ctx, selectRequest, org, id)
-	if err := row.Scan(append(requestFields(&r, &sheet), &r.PriceSheet)...); err != nil {
-		return billing.Settlement{}, fmt.Errorf("read request %q: %w", id, notFound(err))
+	err := s.reader.QueryRowContext(ctx, selectRequest, org, id).Scan(append(requestFields(&r, &sheet), &r.PriceSheet)...)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = books.Missing(id, s.kept.Load().firstID)
 	}
-	if err := books.CheckSheet(r.PriceSheet, sheet); err != nil {
+	if err == nil {
+		err = books.CheckSheet(r.PriceSheet, sheet)
+	}
+	if err != nil {
 		return billing.Settlement{}, fmt.Errorf("read request %q: %w", id, err)
 	}
 	return r, nil

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/pressly/goose/v3"
@@ -40,6 +41,7 @@ type Store struct {
 	reader *sql.DB
 	posts  *postStatements
 	sheets books.Sheets
+	kept   atomic.Pointer[kept]
 
 	path string
 	file os.FileInfo // what path was when it was opened
@@ -80,6 +82,9 @@ func open(ctx context.Context, path string) (*Store, error) {
 	s.reader.SetMaxOpenConns(readers)
 	s.reader.SetMaxIdleConns(readers)
 	if err := migrate(ctx, s.writer); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	if err := s.loadKept(ctx); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	if s.posts, err = prepare(ctx, s.writer); err != nil {

@@ -75,14 +75,18 @@ func (s *Store) Usage(ctx context.Context, org string, f billing.Filter, g billi
 }
 
 func usage(ctx context.Context, tx *sql.Tx, org string, f billing.Filter, g billing.Grouping) (billing.Usage, error) {
+	// The file's, not the memory's, which may be of another moment.
+	k, err := scanKept(tx.QueryRowContext(ctx, selectKept))
+	if err != nil {
+		return billing.Usage{}, fmt.Errorf("read what requests are kept: %w", err)
+	}
 	var span books.Span
 	if books.NeedsRecorded(f, g) {
-		var err error
 		if span, err = recorded(ctx, tx, org); err != nil {
 			return billing.Usage{}, err
 		}
 	}
-	q, err := books.NewUsageQuery(f, g, span, rowsFrom())
+	q, err := books.NewUsageQuery(f, g, span, k.from)
 	if err != nil {
 		return billing.Usage{}, err
 	}
@@ -100,10 +104,6 @@ func usage(ctx context.Context, tx *sql.Tx, org string, f billing.Filter, g bill
 	}
 	return q.Usage(sums)
 }
-
-// rowsFrom is when the first requests arrived that still have rows. None were
-// ever dropped.
-func rowsFrom() time.Time { return books.Always.From }
 
 // recorded returns the days that have requests.
 func recorded(ctx context.Context, tx *sql.Tx, org string) (books.Span, error) {

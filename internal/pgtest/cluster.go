@@ -22,7 +22,9 @@ import (
 )
 
 const (
-	superuser    = "postgres"
+	superuser = "postgres"
+	// testRole is an ordinary role, as gateways run with, and its database.
+	testRole     = "gateway"
 	startTimeout = time.Minute
 )
 
@@ -79,11 +81,32 @@ func StartCluster() (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
-	if err := c.start(); err != nil {
+	err = c.start()
+	if err == nil {
+		err = c.createRole()
+	}
+	if err != nil {
 		c.Close()
 		return nil, fmt.Errorf("start PostgreSQL: %w", err)
 	}
 	return c, nil
+}
+
+// createRole creates the role that all tests use: row-level security is not
+// for superusers, and would not be tested with one.
+func (c *Cluster) createRole() error {
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, c.dsn(superuser))
+	if err != nil {
+		return err
+	}
+	// Whoever drops a database ends what an autovacuum does in it.
+	_, err = conn.Exec(ctx, "CREATE ROLE "+testRole+" LOGIN CREATEDB IN ROLE pg_signal_backend")
+	if err == nil {
+		_, err = conn.Exec(ctx, "CREATE DATABASE "+testRole+" OWNER "+testRole)
+	}
+	return errors.Join(err, conn.Close(ctx))
 }
 
 // newCluster makes the files of a server.
@@ -236,7 +259,7 @@ func (c *Cluster) startOnce(ctx context.Context) error {
 // wait returns when the server answers.
 func (c *Cluster) wait(ctx context.Context) error {
 	for {
-		conn, err := pgx.Connect(ctx, c.DSN())
+		conn, err := pgx.Connect(ctx, c.dsn(superuser))
 		if err == nil {
 			return conn.Close(ctx)
 		}
@@ -283,10 +306,14 @@ func (c *Cluster) Close() {
 	_ = c.guard.Wait() // it ends when the files are gone
 }
 
-// DSN is the address of the maintenance database.
-func (c *Cluster) DSN() string {
+// DSN is the address of the maintenance database, for a role that may create
+// others and is no superuser.
+func (c *Cluster) DSN() string { return c.dsn(testRole) }
+
+// dsn is the address of a role's own database.
+func (c *Cluster) dsn(role string) string {
 	q := url.Values{"host": {c.dir}}
-	return (&url.URL{Scheme: "postgres", User: url.User(superuser), Path: "/" + superuser, RawQuery: q.Encode()}).String()
+	return (&url.URL{Scheme: "postgres", User: url.User(role), Path: "/" + role, RawQuery: q.Encode()}).String()
 }
 
 // Socket is the path of the unix socket that the server listens on.

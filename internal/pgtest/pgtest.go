@@ -10,6 +10,8 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -79,6 +81,24 @@ func DSN(t testing.TB) string {
 	}
 	databases.Store(t, dsn)
 	return dsn
+}
+
+// Run runs one of PostgreSQL's own programs, such as pg_dump.
+func Run(t testing.TB, program string, args ...string) {
+	t.Helper()
+	bin, err := findBinaries()
+	if err != nil {
+		t.Skip(err) // the server is another machine's
+	}
+	// The server's programs may be linked to from elsewhere, one by one.
+	initdb, err := filepath.EvalSymlinks(filepath.Join(bin, "initdb"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(filepath.Dir(initdb), program)
+	if out, err := exec.CommandContext(t.Context(), path, args...).CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", program, err, out)
+	}
 }
 
 func execute(t testing.TB, dsn, query string) {

@@ -1,6 +1,7 @@
 package books
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -54,6 +55,14 @@ func (s Span) RequestIDs() (from, to string) {
 const AfterAllIDs = "\U0010FFFF"
 
 func (s Span) contains(t time.Time) bool { return !t.Before(s.From) && t.Before(s.To) }
+
+// Missing says why there is no request of an id: it may be too old.
+func Missing(id, firstKept string) error {
+	if id < firstKept {
+		return fmt.Errorf("%w: %w", billing.ErrNotFound, billing.ErrNotKept)
+	}
+	return billing.ErrNotFound
+}
 
 func ceil(t time.Time, unit time.Duration) time.Time {
 	down := t.Truncate(unit)

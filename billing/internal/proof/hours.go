@@ -97,6 +97,9 @@ func (p *proof) eachHour(ctx context.Context, org string, hours []changedHour, b
 			}
 			t := tally{}
 			t.expect(rows)
+			if err := p.expectDropped(ctx, t, org, h.Start, end); err != nil {
+				return err
+			}
 			t.find(rollups)
 			if len(t) == 0 {
 				break
@@ -133,6 +136,9 @@ func (p *proof) allHours(ctx context.Context, org string, broken map[time.Time]b
 				return fmt.Errorf("read rollups: %w", err)
 			}
 			t.find(rollups)
+			if err := p.expectDropped(ctx, t, org, read, to); err != nil {
+				return err
+			}
 			read = to
 		}
 		if !page.full {
@@ -142,6 +148,15 @@ func (p *proof) allHours(ctx context.Context, org string, broken map[time.Time]b
 	}
 	t.report(p.report, broken)
 	return p.freeRequests(ctx, org, allIDs, broken)
+}
+
+// expectDropped expects what is left of rows that are dropped.
+func (p *proof) expectDropped(ctx context.Context, t tally, org string, from, to time.Time) error {
+	err := p.books.dropped(ctx, org, from, to, func(d *Dropped) { t.expect([]books.Rollup{d.Rollup}) })
+	if err != nil {
+		return fmt.Errorf("read sums of dropped requests: %w", err)
+	}
+	return nil
 }
 
 // freeRequests checks the rows that cost nothing. No entry leads to them.

@@ -45,13 +45,19 @@ func (p *proof) ledger(ctx context.Context, org string) (*Ledger, error) {
 	if a.last < a.remembered.Entries {
 		history.number("entries", a.remembered.Entries, a.last)
 	}
-	c := &chain{proof: p, org: org, remembered: a.remembered}
+	c := &chain{proof: p, org: org, remembered: a.remembered, withoutRows: droppedDebits{}}
 	if !p.full {
 		c.Ledger, c.last = a.remembered, a.remembered.Entries
 		c.lastBalance = c.Balance
 	}
+	c.whole = c.Entries == 0
 	if err := c.follow(ctx); err != nil {
 		return nil, err
+	}
+	if c.whole {
+		if err := c.withoutRows.compare(ctx, p, org); err != nil {
+			return nil, err
+		}
 	}
 	balances := p.report.of(billing.CheckBalances, org, "account")
 	balances.number("balance", int64(c.Balance), int64(a.Balance))
@@ -93,6 +99,10 @@ type chain struct {
 	// last and lastBalance are what the entry before says it is.
 	last        int64
 	lastBalance billing.Money
+	// whole tells that all entries are read: only then may some have no row. What
+	// is dropped was verified before.
+	whole       bool
+	withoutRows droppedDebits
 }
 
 func (c *chain) follow(ctx context.Context) error {
@@ -155,6 +165,10 @@ func (c *chain) debit(l *books.Line, r *Request) {
 	s := c.report.of(billing.CheckDebits, c.org, entryName(l.Seq))
 	s.text("idempotency_key", books.DebitKey(l.RequestID), l.IdempotencyKey)
 	s.text("payment_id, reason and actor", "", l.PaymentID+l.Reason+l.Actor)
+	if r == nil && c.whole && l.RequestID < c.kept {
+		c.withoutRows.add(l.CreatedAt, 1, -l.Amount)
+		return
+	}
 	if r == nil {
 		s.add(l.Amount, requestName(l.RequestID), strconv.FormatInt(-int64(l.Amount), 10), nothing)
 		return

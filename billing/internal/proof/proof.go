@@ -68,11 +68,16 @@ type proof struct {
 	books  snapshot
 	full   bool
 	report *report
+	// kept is the id below which requests may be dropped.
+	kept string
 
 	entries, requests int64 // read so far
 }
 
-func (p *proof) run(ctx context.Context) error {
+func (p *proof) run(ctx context.Context) (err error) {
+	if p.kept, err = p.books.kept(ctx); err != nil {
+		return fmt.Errorf("read what is kept: %w", err)
+	}
 	orgs, err := p.books.organizations(ctx)
 	if err != nil {
 		return fmt.Errorf("list organizations: %w", err)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -21,6 +22,7 @@ type Queries struct {
 	Organizations, Account, Entries, Requests, FreeRequests, Undebited string
 	ChangedHours, SumPage, SumHour, Rollups, RollupDays                string
 	Allowances, Leases                                                 string
+	Kept, Dropped, RequestPage, Debits                                 string
 	Time                                                               func(time.Time) any
 }
 
@@ -100,8 +102,46 @@ func (s snapshot) requests(ctx context.Context, org string, ids []string) (map[s
 		r, err := scanRequest(row)
 		found[r.RequestID] = r
 		return err
-	}, s.queries.Requests, org, string(array))
+	}, s.queries.Requests, org, string(array), slices.Min(ids), slices.Max(ids))
 	return found, err
+}
+
+// debits returns the entries that are made from these requests, by their ids.
+func (s snapshot) debits(ctx context.Context, org string, ids []string) (map[string]*books.Line, error) {
+	array, err := json.Marshal(ids)
+	if err != nil {
+		return nil, err
+	}
+	found := make(map[string]*books.Line, len(ids))
+	err = s.each(ctx, func(row scanner) error {
+		l, err := scanLine(row)
+		found[l.RequestID] = &l
+		return err
+	}, s.queries.Debits, org, string(array))
+	return found, err
+}
+
+// requestPage returns a page of all of a range, by their ids.
+func (s snapshot) requestPage(ctx context.Context, org string, ids idRange, after string) ([]*Request, error) {
+	return list(ctx, s, scanRequest, s.queries.RequestPage, org, ids.from, ids.to, after, pageSize)
+}
+
+// kept returns the id below which requests may be dropped.
+func (s snapshot) kept(ctx context.Context) (firstID string, err error) {
+	err = s.tx.QueryRowContext(ctx, s.queries.Kept).Scan(&firstID)
+	return firstID, err
+}
+
+// dropped calls f for each sum of requests that are dropped.
+func (s snapshot) dropped(ctx context.Context, org string, from, to time.Time, f func(*Dropped)) error {
+	return s.each(ctx, func(row scanner) error {
+		d := Dropped{Rollup: books.Rollup{RollupKey: books.RollupKey{OrganizationID: org}}}
+		if err := row.Scan(append(rollupColumns(&d.Rollup), &d.Debits)...); err != nil {
+			return err
+		}
+		f(&d)
+		return nil
+	}, s.queries.Dropped, org, s.queries.Time(from), s.queries.Time(to))
 }
 
 // freeRequests returns a page of those that cost nothing, by their ids.
