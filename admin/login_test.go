@@ -240,6 +240,8 @@ func TestLoginAsksForTheAddressThatIsNotInTheToken(t *testing.T) {
 	if issuer.Asked("/userinfo") != 1 {
 		t.Error("the provider was not asked")
 	}
+	issuer.SetUser(oidctest.Claims{"sub": "mallory", "email": "ada@example.com", "email_verified": false})
+	newBrowser(t, g).login("/").want(t, http.StatusForbidden, "verify your e-mail address")
 }
 
 // Google, for one, sends more than the standard names.
