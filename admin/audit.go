@@ -175,9 +175,7 @@ func (a *api) exportAudit(ctx context.Context, in *auditExportInput) (*huma.Stre
 	if err != nil {
 		return nil, err
 	}
-	if in.oldestFirst() && f.To.IsZero() {
-		f.To = time.Now() // else it would run after those that arrive
-	}
+	f.To = in.endOfFile(f.To)
 	org := organizationOf(ctx)
 	return export(ctx, a, &in.ExportOptions, exported[billing.Settlement, AuditRow]{
 		name:  "audit",

@@ -126,10 +126,20 @@ func (a *api) authenticate(w http.ResponseWriter, r *http.Request, v visitor) (c
 		token = ""
 	}
 	err := a.identify(r.Context(), &c, token)
-	if p, refused := errors.AsType[*problem](err); token != "" && refused && p.status == http.StatusUnauthorized {
+	if token != "" && isRefused(err) {
 		a.wrong.count(v.clientIP)
 	}
 	return c, err
+}
+
+// isRefused tells whether a credential was wrong, be it one of the gateway's or
+// one of the identity provider's.
+func isRefused(err error) bool {
+	if _, refused := errors.AsType[*oidc.Refusal](err); refused {
+		return true
+	}
+	p, ok := errors.AsType[*problem](err)
+	return ok && p.status == http.StatusUnauthorized
 }
 
 // identify finds out whose credential a token is.

@@ -101,7 +101,11 @@ func export[T, R any](ctx context.Context, a *api, in *ExportOptions, x exported
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		defer a.exports.end(org)
 		r, w := humago.Unwrap(hc)
-		rows, err := x.write(r.Context(), newExportWriter(w, in, x.name), page, first)
+		file := newExportWriter(w, in, x.name)
+		if r.Method == http.MethodHead {
+			return // it asks for the headers, and no rows need be read for them
+		}
+		rows, err := x.write(r.Context(), file, page, first)
 		if err != nil {
 			if r.Context().Err() == nil {
 				a.gateway.Logger().Warn("an export broke off", "list", x.name, "rows", rows, "error", err)

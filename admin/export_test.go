@@ -414,6 +414,49 @@ func TestExportOfManyRowsKeepsFew(t *testing.T) {
 	}
 }
 
+func TestHeadersOfAnExportNeedNoRows(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	s := &endlessStore{Store: g.store, total: 10 * exportPage}
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodHead, "/v1/audit/export", nil)
+	r.Header.Set("Authorization", "Bearer "+testToken)
+	w := httptest.NewRecorder()
+	New(&testGateway{store: s, token: testToken}).ServeHTTP(w, r)
+	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != exportTypes["csv"] || s.given > exportPage {
+		t.Errorf("status %d, type %q, %d rows were read", w.Code, w.Header().Get("Content-Type"), s.given)
+	}
+}
+
+// boundsStore keeps until when rows were asked for.
+type boundsStore struct {
+	billing.Store
+	until []time.Time
+}
+
+func (s *boundsStore) Requests(_ context.Context, _ string, f billing.Filter, _ billing.Page) ([]billing.Settlement, error) {
+	s.until = append(s.until, f.To)
+	return nil, nil
+}
+
+func (s *boundsStore) Transactions(_ context.Context, _ string, f billing.EntryFilter, _ billing.Page) ([]billing.Entry, error) {
+	s.until = append(s.until, f.To)
+	return nil, nil
+}
+
+func TestExportsDoNotRunAfterWhatArrives(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t)
+	s := &boundsStore{Store: g.store}
+	c := newClient(t, &testGateway{store: s, token: testToken})
+	for _, list := range []string{"/v1/audit", "/v1/billing/transactions"} {
+		c.do(http.MethodGet, list+"/export?format=json&order=asc", "").want(t, http.StatusOK)
+		c.do(http.MethodGet, list+"/export?format=json", "").want(t, http.StatusOK)
+	}
+	if len(s.until) != 4 || s.until[0].IsZero() || !s.until[1].IsZero() || s.until[2].IsZero() || !s.until[3].IsZero() {
+		t.Errorf("rows were asked for until %v", s.until)
+	}
+}
+
 // sumWriter is a client that adds up the costs of a CSV file.
 type sumWriter struct {
 	header      http.Header

@@ -240,6 +240,19 @@ func TestLoginAsksForTheAddressThatIsNotInTheToken(t *testing.T) {
 	if issuer.Asked("/userinfo") != 1 {
 		t.Error("the provider was not asked")
 	}
+	issuer.SetUser(oidctest.Claims{"sub": "mallory", "email": "ada@example.com", "email_verified": false})
+	newBrowser(t, g).login("/").want(t, http.StatusForbidden, "verify your e-mail address")
+}
+
+// Google, for one, sends more than the standard names.
+func TestLoginIgnoresWhatElseTheProviderSends(t *testing.T) {
+	t.Parallel()
+	g, _ := signOn(t)
+	b := newBrowser(t, g)
+	begun := b.do(http.MethodGet, loginPath, "").want(t, http.StatusFound)
+	back := atProvider(t, begun.header.Get("Location"))
+	b.do(http.MethodGet, back+"&authuser=0&hd=example.com&prompt=consent", "").want(t, http.StatusFound)
+	b.do(http.MethodGet, loginPath+"?authuser=0", "").want(t, http.StatusUnprocessableEntity, "authuser")
 }
 
 func TestLoginWhileTheProviderIsAway(t *testing.T) {

@@ -68,10 +68,9 @@ func (a *api) config() huma.Config {
 				},
 			},
 		},
-		Formats:                      map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
-		DefaultFormat:                "application/json",
-		RejectUnknownQueryParameters: true,
-		Transformers:                 []huma.Transformer{a.present},
+		Formats:       map[string]huma.Format{"application/json": jsonFormat, "json": jsonFormat},
+		DefaultFormat: "application/json",
+		Transformers:  []huma.Transformer{a.present},
 	}
 }
 
@@ -117,6 +116,9 @@ func registerGuarded[I, O any](a *api, op huma.Operation, g guard, handle func(c
 	a.guards[op.Method+" "+op.Path] = g
 	op.BodyReadTimeout = bodyTimeout
 	op.MaxBodyBytes = maxBody + 1 // huma refuses a body of just this size
+	// What a provider sends back with a login is its own affair: OAuth has
+	// clients ignore what they do not know.
+	op.RejectUnknownQueryParameters = op.Path != callbackPath
 	if op.Responses == nil {
 		op.Responses = map[string]*huma.Response{}
 	}

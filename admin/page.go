@@ -105,6 +105,15 @@ type Sorting struct {
 
 func (s Sorting) oldestFirst() bool { return s.Order == "asc" }
 
+// endOfFile is until when a file has rows that are selected until to: one that
+// is written oldest first would run after those that arrive.
+func (s Sorting) endOfFile(to time.Time) time.Time {
+	if to.IsZero() && s.oldestFirst() {
+		return time.Now()
+	}
+	return to
+}
+
 // Selection are the parameters that select requests.
 type Selection struct {
 	Provider string `query:"provider" maxLength:"200" doc:"Requests to this provider."`

@@ -251,17 +251,20 @@ func TestBearerTokensThatAreRefused(t *testing.T) {
 
 func TestWrongCredentialsAreLimited(t *testing.T) {
 	t.Parallel()
-	g, _ := signOn(t)
+	g, issuer := signOn(t)
 	b := loggedIn(t, g)
 	c := client{t: t, api: b.api, context: t.Context(), header: http.Header{"Authorization": {"Bearer wrong"}}}
 	right := c.with("Authorization", "Bearer "+testToken)
+	stranger := oidctest.New(t)
+	forged := c.with("Authorization", "Bearer "+stranger.Token(oidctest.Claims{"iss": issuer.URL}))
 	now := time.Now()
 	c.api.(*api).now = func() time.Time { return now }
-	for range 100 {
+	for range 50 {
 		right.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
 		c.do(http.MethodGet, "/v1/account", "").want(t, http.StatusUnauthorized)
+		forged.do(http.MethodGet, "/v1/account", "").want(t, http.StatusUnauthorized)
 	}
-	for _, c := range []client{c, right} {
+	for _, c := range []client{c, right, forged} {
 		a := c.do(http.MethodGet, "/v1/account", "").want(t, http.StatusTooManyRequests, "too many attempts")
 		if a.header.Get("Retry-After") != "1" {
 			t.Errorf("Retry-After is %q", a.header.Get("Retry-After"))

@@ -58,6 +58,7 @@ func (a *api) exportTransactions(ctx context.Context, in *transactionsExportInpu
 	if err != nil {
 		return nil, err
 	}
+	f.To = in.endOfFile(f.To)
 	org := organizationOf(ctx)
 	return export(ctx, a, &in.ExportOptions, exported[billing.Entry, transaction]{
 		name:  "transactions",

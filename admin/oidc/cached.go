@@ -18,12 +18,19 @@ const (
 	tryAgainAfter = time.Second
 )
 
-// cached is a document of the provider's. One caller at a time fetches it, and
-// the others wait.
+// cached is a document of the provider's. One caller at a time fetches it. The
+// others wait if they have nothing else, and use what there is if it is old.
 type cached[T any] struct {
 	fetch func(context.Context) (T, error)
+	// fetching is held by the one who fetches.
+	fetching sync.Mutex
 
-	mu      sync.Mutex
+	mu    sync.Mutex
+	known document[T]
+}
+
+// document is one as far as it is known.
+type document[T any] struct {
 	value   T
 	fetched time.Time // when value was
 	tried   time.Time
@@ -32,42 +39,68 @@ type cached[T any] struct {
 
 // get returns the document. An error is ErrAway.
 func (c *cached[T]) get(ctx context.Context, now time.Time) (T, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.fetched.IsZero() && now.Sub(c.fetched) < refreshAfter {
-		return c.value, nil
+	d := c.now()
+	if d.isFresh(now) {
+		return d.value, nil
 	}
-	if now.Sub(c.tried) >= tryAgainAfter {
-		c.update(ctx, now)
+	if !d.isUsable(now) {
+		c.fetching.Lock()
+	} else if !c.fetching.TryLock() {
+		return d.value, nil // a provider that hangs must not hold up everybody
 	}
-	if c.err != nil && (c.fetched.IsZero() || now.Sub(c.fetched) >= staleAfter) {
+	defer c.fetching.Unlock()
+	if d = c.now(); d.isFresh(now) { // somebody else has fetched it
+		return d.value, nil
+	}
+	if now.Sub(d.tried) >= tryAgainAfter {
+		d = c.update(ctx, now)
+	}
+	if d.err != nil && !d.isUsable(now) {
 		var zero T
-		return zero, c.err
+		return zero, d.err
 	}
-	return c.value, nil
+	return d.value, nil
 }
 
 // renew fetches the document again.
 func (c *cached[T]) renew(ctx context.Context, now time.Time) (T, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.update(ctx, now)
-	return c.value, c.err
+	c.fetching.Lock()
+	defer c.fetching.Unlock()
+	d := c.update(ctx, now)
+	return d.value, d.err
 }
 
-func (c *cached[T]) update(ctx context.Context, now time.Time) {
+func (c *cached[T]) now() document[T] {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.known
+}
+
+func (d *document[T]) isFresh(now time.Time) bool {
+	return !d.fetched.IsZero() && now.Sub(d.fetched) < refreshAfter
+}
+
+func (d *document[T]) isUsable(now time.Time) bool {
+	return !d.fetched.IsZero() && now.Sub(d.fetched) < staleAfter
+}
+
+// update is for the one who fetches.
+func (c *cached[T]) update(ctx context.Context, now time.Time) document[T] {
 	// Whoever waits for the document wants it even if this caller leaves.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTimeout)
 	defer cancel()
 	began := time.Now()
 	value, err := c.fetch(ctx)
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	// Who has waited for a failure is told of it, and does not try again.
-	c.tried = now.Add(time.Since(began))
+	c.known.tried = now.Add(time.Since(began))
 	if err != nil {
-		c.err = fmt.Errorf("%w: %w", ErrAway, err)
-		return
+		c.known.err = fmt.Errorf("%w: %w", ErrAway, err)
+		return c.known
 	}
-	c.value, c.fetched, c.err = value, now, nil
+	c.known.value, c.known.fetched, c.known.err = value, now, nil
+	return c.known
 }
 
 // bounded cuts answers that are longer than any that is meant well.

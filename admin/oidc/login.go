@@ -5,6 +5,7 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
@@ -84,10 +85,8 @@ func (p *Provider) ask(ctx context.Context, d discovery, tokens *oauth2.Token, s
 	if err := info.Claims(&more); err != nil {
 		return fmt.Errorf("%w: read who has logged in: %w", ErrAway, err)
 	}
-	for name, value := range more {
-		if c[name] == nil {
-			c[name] = value
-		}
-	}
+	// All of it counts, so that no address is taken for verified by what the
+	// token says of another.
+	maps.Copy(c, more)
 	return nil
 }

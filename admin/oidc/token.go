@@ -125,7 +125,10 @@ func (p *Provider) checkTimes(c claims) error {
 		return refuse("the token has expired: sign in again")
 	}
 	for _, name := range []string{"nbf", "iat"} {
-		if from, ok := c.seconds(name); ok && from > now+skew {
+		switch from, ok := c.seconds(name); {
+		case !ok && c[name] != nil:
+			return refuse("the token is malformed")
+		case from > now+skew:
 			return refuse("the token is not valid yet: are the clocks right?")
 		}
 	}
@@ -140,7 +143,9 @@ func (p *Provider) identity(subject string, c claims) (billing.Identity, error) 
 	if name := strings.TrimSpace(c.text("name")); len(name) <= maxName && isPlain(name) {
 		who.Name = name
 	}
-	email := strings.ToLower(strings.TrimSpace(c.text(p.config.EmailClaim)))
+	// No more is alike than ASCII letters and spaces around them: what Unicode
+	// takes for the same letter, or for a space, may be in another's address.
+	email := billing.NormalizeEmail(strings.Trim(c.text(p.config.EmailClaim), " "))
 	if len(email) <= maxName && isPlain(email) && strings.Contains(email, "@") && p.verifies(c) {
 		who.Email = email
 	}

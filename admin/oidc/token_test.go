@@ -35,8 +35,10 @@ func TestTokensThatAreAccepted(t *testing.T) {
 	t.Parallel()
 	p, issuer := newProvider(t)
 	ada := billing.Identity{Issuer: issuer.URL, Subject: "ada", Email: "ada@example.com", Name: "Ada"}
-	nameless := ada
+	nameless, kelvin, spaced := ada, ada, ada
 	nameless.Email = ""
+	// Neither is the address that it would be in lower case, or trimmed.
+	kelvin.Email, spaced.Email = "\u212aim@example.com", "\u00a0ada@example.com"
 	for name, test := range map[string]struct {
 		changes oidctest.Claims
 		want    billing.Identity
@@ -50,6 +52,8 @@ func TestTokensThatAreAccepted(t *testing.T) {
 		"address not verified":              {oidctest.Claims{"email_verified": false}, nameless},
 		"address not said to be verified":   {oidctest.Claims{"email_verified": nil}, nameless},
 		"verified by something like true":   {oidctest.Claims{"email_verified": 1}, nameless},
+		"address with a Kelvin sign":        {oidctest.Claims{"email": "\u212aim@example.com"}, kelvin},
+		"address after a no-break space":    {oidctest.Claims{"email": "\u00a0ada@example.com"}, spaced},
 		"address that no store could keep":  {oidctest.Claims{"email": "a\x00@example.com"}, nameless},
 		"address of a megabyte":             {oidctest.Claims{"email": strings.Repeat("a", 9000) + "@example.com"}, nameless},
 		"address that is a list":            {oidctest.Claims{"email": []string{"ada@example.com"}}, nameless},
@@ -134,6 +138,7 @@ func TestTokensThatAreRefused(t *testing.T) {
 		"never expires":                 {issuer.Token(oidctest.Claims{"exp": nil}), "does not say when it expires"},
 		"expires at a text":             {issuer.Token(oidctest.Claims{"exp": "tomorrow"}), "malformed"},
 		"not yet valid":                 {issuer.Token(oidctest.Claims{"nbf": in(2 * time.Minute)}), "not valid yet"},
+		"not valid before a text":       {issuer.Token(oidctest.Claims{"nbf": "tomorrow"}), "malformed"},
 		"from the future":               {issuer.Token(oidctest.Claims{"iat": in(2 * time.Minute)}), "not valid yet"},
 		"valid in an eternity":          {issuer.Token(oidctest.Claims{"nbf": 1e18}), "not valid yet"},
 		"of another audience":           {issuer.Token(oidctest.Claims{"aud": "other"}), "another audience"},

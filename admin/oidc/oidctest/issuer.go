@@ -104,7 +104,7 @@ func (i *Issuer) SetUser(c Claims) {
 }
 
 // TellByUserinfo makes the provider tell of e-mail addresses at its userinfo
-// endpoint alone.
+// endpoint alone. Its tokens go on to say that one is verified.
 func (i *Issuer) TellByUserinfo() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -211,7 +211,7 @@ func (i *Issuer) token(w http.ResponseWriter, r *http.Request) {
 	}
 	changes := Claims{"nonce": asked.Get("nonce")}
 	if i.userinfo {
-		changes["email"], changes["email_verified"] = nil, nil
+		changes["email"], changes["email_verified"] = nil, true
 	}
 	answer(w, Claims{"access_token": "access", "token_type": "Bearer", "id_token": i.sign(changes)})
 }
