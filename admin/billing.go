@@ -155,7 +155,7 @@ func (a *api) purchase(ctx context.Context, in *purchaseInput) (*purchaseOutput,
 	receipt, err := purchaser.Purchase(ctx, billing.Order{
 		OrganizationID: organizationOf(ctx),
 		Package:        p,
-		Actor:          string(callerOf(ctx).role),
+		Actor:          actorText(billing.ActorOf(ctx)),
 		IdempotencyKey: in.IdempotencyKey,
 		ReturnURL:      origin.String(),
 	})

@@ -23,7 +23,7 @@ func TestPurchaseInDevelopmentGrantsAtOnce(t *testing.T) {
 	c := newClient(t, newGateway(t))
 	a := c.do(http.MethodPost, "/v1/billing/purchase", `{"package_id":"team"}`).want(t, http.StatusCreated,
 		`"type":"purchase"`, `"amount_nanos":100000000000`, `"balance_after_nanos":100000000000`, `"request_id":null`,
-		`"payment_id":"dev_`, `"reason":"package team"`, `"actor":"operator"`)
+		`"payment_id":"dev_`, `"reason":"package team"`, `"actor":"operator:admin_token"`)
 	c.do(http.MethodGet, "/v1/billing/transactions", "").want(t, http.StatusOK, strings.TrimSpace(a.body))
 	c.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK, `"balance_nanos":100000000000`)
 	// without an idempotency key each one counts
@@ -91,7 +91,7 @@ func TestPurchaseThatMustBePaidAnswersWhere(t *testing.T) {
 	c := newClient(t, g).with(organizationHeader, otherOrg).with("Idempotency-Key", "order 1")
 	c.do(http.MethodPost, "/v1/billing/purchase", `{"package_id":"team"}`).
 		want(t, http.StatusOK, `{"checkout_url":"https://pay.example/session/1"}`)
-	want := billing.Order{OrganizationID: otherOrg, Package: g.packages[1], Actor: "operator", IdempotencyKey: "order 1", ReturnURL: "http://example.com/"}
+	want := billing.Order{OrganizationID: otherOrg, Package: g.packages[1], Actor: "operator:admin_token", IdempotencyKey: "order 1", ReturnURL: "http://example.com/"}
 	if shop.order != want {
 		t.Errorf("order %+v, want %+v", shop.order, want)
 	}

@@ -102,7 +102,12 @@ func (a *api) rotateKey(ctx context.Context, in *rotateKeyInput) (*rotatedKey, e
 	secret := billing.NewSecret()
 	r := billing.Rotation{
 		Hash: billing.HashSecret(secret), Prefix: billing.DisplayPrefix(secret), At: now, Overlap: in.overlap(),
-		Check: func(k billing.Key) error { return checkMatch(ctx, keyTag(k)) },
+		Check: func(k billing.Key) error {
+			if err := checkOwn(ctx, k); err != nil {
+				return err // it has got another owner just now
+			}
+			return checkMatch(ctx, keyTag(k))
+		},
 	}
 	answer := func(k billing.Key) ([]byte, error) {
 		var b bytes.Buffer
