@@ -181,7 +181,7 @@ func dump(t *testing.T, dsn string) []byte {
 	if err != nil || len(tools) == 0 {
 		t.Fatalf("no pg_dump: %v", err)
 	}
-	out, err := exec.CommandContext(t.Context(), tools[len(tools)-1], "--dbname", dsn).Output()
+	out, err := exec.CommandContext(t.Context(), tools[len(tools)-1], "--enable-row-security", "--dbname", dsn).Output()
 	if err != nil {
 		t.Fatalf("dump database: %v", err)
 	}
