@@ -57,8 +57,12 @@ func newCluster(ctx context.Context, o options, name string, postgres *pgtest.Cl
 	c.provider = sandbox.New()
 	c.provider.Remember(1 << 18)
 	c.upstream = httptest.NewServer(c.provider)
+	dsn, err := c.proxied()
+	if err != nil {
+		return nil, err
+	}
 	for i := range o.nodes {
-		n, err := newNode(fmt.Sprintf("node%d", i), c.dir, c.proxied("chaos_"+name), c.upstream.URL)
+		n, err := newNode(fmt.Sprintf("node%d", i), c.dir, dsn, c.upstream.URL)
 		if err != nil {
 			return nil, err
 		}
@@ -67,13 +71,14 @@ func newCluster(ctx context.Context, o options, name string, postgres *pgtest.Cl
 	return c, nil
 }
 
-// proxied is the address of a database behind the proxy.
-func (c *cluster) proxied(database string) string {
-	u := url.URL{
-		Scheme: "postgres", User: url.User("postgres"), Host: c.proxy.address(), Path: "/" + database,
-		RawQuery: "sslmode=disable&pool_max_conns=8",
+// proxied is the address of the database behind the proxy.
+func (c *cluster) proxied() (string, error) {
+	u, err := url.Parse(c.database)
+	if err != nil {
+		return "", fmt.Errorf("read address of PostgreSQL: %w", err)
 	}
-	return u.String()
+	u.Host, u.RawQuery = c.proxy.address(), "sslmode=disable&pool_max_conns=8"
+	return u.String(), nil
 }
 
 func createDatabase(ctx context.Context, maintenance, name string) (dsn string, err error) {
