@@ -223,7 +223,8 @@ func (w *world) send(api http.Handler, x try, credential string) (status int, bo
 	target := x.op.path
 	for prefix, id := range pathIDs {
 		if rest, ok := strings.CutPrefix(x.op.path, prefix); ok {
-			target = prefix[:strings.Index(prefix, "{")] + url.PathEscape(id(x.path)) + rest
+			before, _, _ := strings.Cut(prefix, "{")
+			target = before + url.PathEscape(id(x.path)) + rest
 		}
 	}
 	if x.query != nil {

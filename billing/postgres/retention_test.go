@@ -289,6 +289,7 @@ func TestABackupHasTheWholeBooks(t *testing.T) {
 	dump := filepath.Join(t.TempDir(), "gateway.dump")
 	pgtest.Run(t, "pg_dump", "--format=custom", "--enable-row-security", "--file="+dump, pgtest.DSN(t))
 	t.Run("restored", func(t *testing.T) {
+		t.Parallel()
 		pgtest.Run(t, "pg_restore", "--exit-on-error", "--no-owner", "--dbname="+pgtest.DSN(t), dump)
 		restored := open(t)
 		defer restored.Close()

@@ -34,7 +34,7 @@ func NewMember(m billing.Member) (billing.Member, error) {
 		return billing.Member{}, fmt.Errorf("no member has the role %q", m.Role)
 	case (m.Subject == "") != m.JoinedAt.IsZero() || (m.Subject == "") != (m.Issuer == ""):
 		return billing.Member{}, errors.New("a member who has joined has an identity, and nobody else")
-	case m.Subject != "" && !(isIdentity(m.Issuer) && isIdentity(m.Subject)):
+	case m.Subject != "" && (!isIdentity(m.Issuer) || !isIdentity(m.Subject)):
 		return billing.Member{}, errors.New("issuer or subject is no plain text")
 	}
 	m.Name, m.InvitedBy = Text(m.Name), Text(m.InvitedBy)
