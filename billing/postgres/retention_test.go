@@ -279,7 +279,7 @@ func TestPostsDoNotWaitForAPartitionThatCannotBeDropped(t *testing.T) {
 func TestABackupHasTheWholeBooks(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	defer s.Close()
+	t.Cleanup(func() { _ = s.Close() })
 	aged(t, s)
 	old, now := monthStart(-4).Add(time.Hour), time.Now()
 	mustPost(t, s, owed(billing.NewID(billing.RequestIDPrefix, old), old, 5), owed(billing.NewID(billing.RequestIDPrefix, now), now, 7))
