@@ -128,6 +128,11 @@ func (s *Store) Key(ctx context.Context, org, id string) (billing.Key, error) {
 
 // ListKeys implements billing.Keys.
 func (s *Store) ListKeys(ctx context.Context, org string, f billing.KeyFilter, page billing.Page) ([]billing.Key, error) {
+	done, err := s.reports.Take(ctx, org)
+	if err != nil {
+		return nil, fmt.Errorf("list keys: %w", err)
+	}
+	defer done()
 	first, after := selectKeys, selectKeysAfter
 	if f.Owner != "" {
 		first, after = selectKeysOf, selectKeysOfAfter

@@ -45,6 +45,11 @@ func recordChange(ctx context.Context, tx pgx.Tx, c *billing.ChangeRecord) error
 
 // ListChanges implements billing.ChangeLog.
 func (s *Store) ListChanges(ctx context.Context, org string, f billing.ChangeFilter, page billing.Page) ([]billing.ChangeRecord, error) {
+	done, err := s.reports.Take(ctx, org)
+	if err != nil {
+		return nil, fmt.Errorf("list changes: %w", err)
+	}
+	defer done()
 	before := int64(math.MaxInt64)
 	if page.After != "" {
 		if err := s.of(org).QueryRow(ctx, selectRecordSeq, org, page.After).Scan(&before); err != nil {

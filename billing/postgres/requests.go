@@ -45,6 +45,11 @@ ORDER BY request_id`
 
 // Requests implements billing.Reports.
 func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page billing.Page) ([]billing.Settlement, error) {
+	done, err := s.reports.Take(ctx, org)
+	if err != nil {
+		return nil, fmt.Errorf("list requests: %w", err)
+	}
+	defer done()
 	query := selectRequestsNewestFirst
 	if page.OldestFirst {
 		query = selectRequestsOldestFirst

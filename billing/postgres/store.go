@@ -40,6 +40,8 @@ const (
 type Store struct {
 	pool   *pgxpool.Pool
 	sheets books.Sheets
+	// reports are those that read many rows.
+	reports *books.Turns
 }
 
 var _ billing.Store = (*Store)(nil)
@@ -80,7 +82,7 @@ func open(ctx context.Context, dsn string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Store{pool: pool}, nil
+	return &Store{pool: pool, reports: books.NewTurns(int(config.MaxConns))}, nil
 }
 
 func migrate(ctx context.Context, config *pgx.ConnConfig) (err error) {

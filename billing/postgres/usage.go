@@ -76,8 +76,13 @@ FROM sums s LEFT JOIN keys k ON k.organization_id = $1 AND k.id = s.key_id`
 // Usage implements billing.Reports.
 func (s *Store) Usage(ctx context.Context, org string, f billing.Filter, g billing.Grouping) (billing.Usage, error) {
 	var u billing.Usage
+	done, err := s.reports.Take(ctx, org)
+	if err != nil {
+		return billing.Usage{}, fmt.Errorf("sum usage: %w", err)
+	}
+	defer done()
 	snapshot := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	err := pgx.BeginTxFunc(ctx, s.pool, snapshot, func(tx pgx.Tx) (err error) {
+	err = pgx.BeginTxFunc(ctx, s.pool, snapshot, func(tx pgx.Tx) (err error) {
 		u, err = usage(ctx, tx, org, f, g)
 		return err
 	})

@@ -134,6 +134,11 @@ func (s *Store) Transactions(ctx context.Context, org string, f billing.EntryFil
 	if err != nil {
 		return nil, fmt.Errorf("list transactions: %w", err)
 	}
+	done, err := s.reports.Take(ctx, org)
+	if err != nil {
+		return nil, fmt.Errorf("list transactions: %w", err)
+	}
+	defer done()
 	query := selectEntriesNewestFirst
 	if page.OldestFirst {
 		query = selectEntriesOldestFirst

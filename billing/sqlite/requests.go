@@ -79,6 +79,11 @@ func isInNetwork(_ *sqlite.FunctionContext, args []driver.Value) (driver.Value, 
 
 // Requests implements billing.Reports.
 func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page billing.Page) ([]billing.Settlement, error) {
+	done, err := s.reports.Take(ctx, org)
+	if err != nil {
+		return nil, fmt.Errorf("list requests: %w", err)
+	}
+	defer done()
 	var query string
 	switch {
 	case f.KeyID == "" && page.OldestFirst:

@@ -42,6 +42,8 @@ type Store struct {
 	posts  *postStatements
 	sheets books.Sheets
 	kept   atomic.Pointer[kept]
+	// reports are those that read many rows.
+	reports *books.Turns
 
 	path string
 	file os.FileInfo // what path was when it was opened
@@ -68,7 +70,7 @@ func open(ctx context.Context, path string) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Store{path: path, file: file}
+	s := &Store{path: path, file: file, reports: books.NewTurns(readers)}
 	writer, err := s.newConnector("_txlock", "immediate")
 	if err != nil {
 		return nil, err

@@ -62,6 +62,11 @@ FROM sums s LEFT JOIN keys k ON k.organization_id = ?1 AND k.id = s.key_id`
 
 // Usage implements billing.Reports.
 func (s *Store) Usage(ctx context.Context, org string, f billing.Filter, g billing.Grouping) (billing.Usage, error) {
+	done, err := s.reports.Take(ctx, org)
+	if err != nil {
+		return billing.Usage{}, fmt.Errorf("sum usage: %w", err)
+	}
+	defer done()
 	tx, err := s.reader.BeginTx(ctx, nil)
 	if err != nil {
 		return billing.Usage{}, fmt.Errorf("sum usage: %w", err)
