@@ -38,6 +38,8 @@ type caller struct {
 	operator billing.Actor
 	// credential is what the caller has shown to be who it is. It is not kept.
 	credential string
+	// known is when that was found out.
+	known time.Time
 	visitor
 }
 
@@ -113,7 +115,7 @@ func (a *api) visitorOf(r *http.Request) visitor {
 // authenticate finds out who makes the request: by the Authorization header, or
 // if there is none by the cookie of a session.
 func (a *api) authenticate(w http.ResponseWriter, r *http.Request, v visitor) (caller, error) {
-	c := caller{visitor: v}
+	c := caller{visitor: v, known: a.now()}
 	if a.oidc != nil && v.cookies.session != "" && r.Header.Get("Authorization") == "" {
 		return c, a.resume(w, r, &c)
 	}

@@ -36,8 +36,10 @@ type exported[T, R any] struct {
 	// page reads the next part. An export holds nothing of the store between two
 	// parts, however slow its client is: no connection, and no snapshot that
 	// would keep a database from cleaning up.
-	page    func(ctx context.Context, page billing.Page) ([]T, error)
-	id      func(*T) string
+	page func(ctx context.Context, page billing.Page) ([]T, error)
+	id   func(*T) string
+	// confirm fails once the caller may read no more of it.
+	confirm func() error
 	row     func(T) R
 	columns []column[R]
 }
@@ -98,6 +100,11 @@ func export[T, R any](ctx context.Context, a *api, in *ExportOptions, x exported
 		a.exports.end(org)
 		return nil, exportError(x.name, err)
 	}
+	reader := ctx
+	x.confirm = func() (err error) {
+		reader, err = a.confirmRole(reader, "export-"+x.name)
+		return err
+	}
 	return &huma.StreamResponse{Body: func(hc huma.Context) {
 		defer a.exports.end(org)
 		r, w := humago.Unwrap(hc)
@@ -139,6 +146,9 @@ func (x *exported[T, R]) write(ctx context.Context, w *exportWriter, page billin
 			return rows, err
 		}
 		page.After = x.id(&part[len(part)-1])
+		if err := x.confirm(); err != nil {
+			return rows, err
+		}
 		if part, err = x.page(ctx, page); err != nil {
 			return rows, err
 		}

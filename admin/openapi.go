@@ -83,7 +83,13 @@ func register[I, O any](a *api, op huma.Operation, handle func(context.Context, 
 		Description: "The organization to act on. If absent: for an operator, `default`; for others, the one that they are a member of.",
 		Schema:      &huma.Schema{Type: huma.TypeString},
 	})
-	registerGuarded(a, op, func(c caller) error { return allow(c, op.OperationID) }, handle)
+	registerGuarded(a, op, func(c caller) error { return allow(c, op.OperationID) }, func(ctx context.Context, in *I) (*O, error) {
+		ctx, err := a.confirm(ctx, op.OperationID)
+		if err != nil {
+			return nil, err
+		}
+		return handle(ctx, in)
+	})
 }
 
 // registerIdentified adds an operation of a caller who is known, in whatever
