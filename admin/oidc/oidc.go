@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
@@ -172,6 +174,21 @@ func (c claims) text(name string) string {
 func (c claims) isTrue(name string) bool {
 	var b bool
 	return json.Unmarshal(c[name], &b) == nil && b || c.text(name) == "true"
+}
+
+// standard are the claims that the library reads, which takes others for them
+// that differ in the case of letters.
+var standard = []string{"iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "at_hash", "email", "email_verified", "profile"}
+
+// areReadAlike tells whether the claims mean the same to whoever reads them:
+// where users may choose claims of their own, SUB must not be taken for sub.
+func (c claims) areReadAlike() bool {
+	for name := range c {
+		if slices.ContainsFunc(standard, func(s string) bool { return s != name && strings.EqualFold(s, name) }) {
+			return false
+		}
+	}
+	return true
 }
 
 // seconds is a time since 1970; ok is false if there is none.

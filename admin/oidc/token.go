@@ -64,7 +64,7 @@ func (p *Provider) verify(ctx context.Context, raw string) (*gooidc.IDToken, cla
 		return nil, nil, refuse("the token is malformed, or of another issuer")
 	}
 	var c claims
-	if err := token.Claims(&c); err != nil {
+	if err := token.Claims(&c); err != nil || !c.areReadAlike() {
 		return nil, nil, refuse("the token is malformed")
 	}
 	return token, c, p.checkTimes(c)
