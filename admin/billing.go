@@ -55,10 +55,16 @@ type checkout struct {
 }
 
 type purchaseInput struct {
-	IdempotencyKey string `header:"Idempotency-Key" maxLength:"255" doc:"Your own name for this purchase: repeating it with the same package answers the first one again."`
+	IdempotencyKey string `header:"Idempotency-Key" minLength:"1" maxLength:"255" doc:"Your own name for this purchase: repeating it with the same package answers the first one again."`
 	Body           struct {
 		PackageID string `json:"package_id" doc:"The id of a package."`
 	}
+}
+
+// Resolve refuses what looks like an idempotency key and would not be one: the
+// purchase would be made once more.
+func (in *purchaseInput) Resolve(ctx huma.Context) []error {
+	return checkIdempotencyHeader(ctx, "expected one value of 1 to 255 characters")
 }
 
 const webhookPath = "/v1/billing/webhook"

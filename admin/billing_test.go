@@ -58,7 +58,11 @@ func TestFaultyPurchases(t *testing.T) {
 		c.do(http.MethodPost, "/v1/billing/purchase", body).want(t, http.StatusUnprocessableEntity, `"location":"body.package_id"`)
 	}
 	c.do(http.MethodPost, "/v1/billing/purchase", `{}`).want(t, http.StatusUnprocessableEntity, "package_id")
-	for _, key := range []string{strings.Repeat("x", 256), "\xff", "a\x00b"} {
+	twice := c.with("Idempotency-Key", "order 1")
+	twice.header.Add("Idempotency-Key", "order 2")
+	twice.do(http.MethodPost, "/v1/billing/purchase", `{"package_id":"starter"}`).
+		want(t, http.StatusUnprocessableEntity, `"location":"header.Idempotency-Key"`)
+	for _, key := range []string{"", strings.Repeat("x", 256), "\xff", "a\x00b"} {
 		c.with("Idempotency-Key", key).do(http.MethodPost, "/v1/billing/purchase", `{"package_id":"starter"}`).
 			want(t, http.StatusUnprocessableEntity, `"location":"header.Idempotency-Key"`)
 	}
