@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
@@ -334,4 +335,4 @@ func clean(s string, limit int) string {
 	}, s)
 }
 
-func unfit(c rune) bool { return c < ' ' || c == 0x7f || c == utf8.RuneError }
+func unfit(c rune) bool { return unicode.IsControl(c) || c == utf8.RuneError }
