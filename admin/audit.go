@@ -137,7 +137,7 @@ func (a *api) listAudit(ctx context.Context, in *auditInput) (*body[list[AuditRo
 }
 
 func (a *api) getAudit(ctx context.Context, in *requestInput) (*body[AuditDetail], error) {
-	if !isPlainText(in.RequestID) {
+	if !billing.IsPlainText(in.RequestID) {
 		return nil, notFound("request")
 	}
 	s, err := a.gateway.Store().Request(ctx, organizationOf(ctx), in.RequestID)

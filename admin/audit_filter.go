@@ -82,7 +82,7 @@ func (q *AuditQuery) filter(ctx context.Context) (billing.Filter, error) {
 func checkTexts(f *faults, parameters map[string][]string) {
 	for name, values := range parameters {
 		for _, v := range values {
-			if !isPlainText(v) || len(v) > 1024 {
+			if !billing.IsPlainText(v) || len(v) > 1024 {
 				f.add("query."+name, "expected text without control characters, of at most 1024 bytes")
 			}
 		}

@@ -136,7 +136,7 @@ func (s ChangeSelection) read(ctx context.Context) (org string, out billing.Chan
 	for location, text := range map[string]string{
 		"query.actor": s.Actor, "query.action": s.Action, "query.subject_id": s.SubjectID,
 	} {
-		if !isPlainText(text) {
+		if !billing.IsPlainText(text) {
 			f.add(location, "expected text without control characters")
 		}
 	}

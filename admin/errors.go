@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/caddy-llm-gateway/gateway/admin/oidc"
@@ -224,10 +223,4 @@ func (a *api) present(ctx huma.Context, _ string, body any) (any, error) {
 		return &problem{Message: "the request body is not JSON: " + f[0].Message, Details: f[:1]}, nil
 	}
 	return f.problem(m.Status), nil
-}
-
-// isPlainText tells whether s can be stored and compared by every store: valid
-// UTF-8 without control characters.
-func isPlainText(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }

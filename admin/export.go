@@ -84,7 +84,7 @@ func registerExport[I any](a *api, op huma.Operation, handle func(context.Contex
 // its own; what goes wrong later breaks the connection off, so that no client
 // takes a part for the whole.
 func export[T, R any](ctx context.Context, a *api, in *ExportOptions, x exported[T, R]) (*huma.StreamResponse, error) {
-	if !isPlainText(in.After) {
+	if !billing.IsPlainText(in.After) {
 		return nil, strayRow()
 	}
 	org := organizationOf(ctx)

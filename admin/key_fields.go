@@ -169,7 +169,7 @@ func (s KeySettings) applyExpiry(f *faults, k *billing.Key, now time.Time) {
 }
 
 func checkName(f *faults, name string) string {
-	if strings.TrimSpace(name) == "" || !isPlainText(name) {
+	if strings.TrimSpace(name) == "" || !billing.IsPlainText(name) {
 		f.add("body.name", "expected a name without control characters")
 	}
 	return name
@@ -218,7 +218,7 @@ func checkProvider(name string) (string, error) {
 }
 
 func checkGlob(glob string) (string, error) {
-	if glob == "" || strings.ContainsFunc(glob, unicode.IsSpace) || !isPlainText(glob) {
+	if glob == "" || strings.ContainsFunc(glob, unicode.IsSpace) || !billing.IsPlainText(glob) {
 		return "", errors.New("expected a model name or a glob without white space")
 	}
 	return glob, nil

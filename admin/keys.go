@@ -82,7 +82,7 @@ func (in *listKeysInput) filter(now time.Time) (billing.KeyFilter, error) {
 	for _, p := range []struct{ location, text string }{
 		{"query.project", in.Project}, {"query.owner_id", in.OwnerID}, {"query.q", in.Q},
 	} {
-		if !isPlainText(p.text) {
+		if !billing.IsPlainText(p.text) {
 			f.add(p.location, "expected text without control characters")
 		}
 	}
@@ -248,7 +248,7 @@ func revoke(k *billing.Key) error {
 }
 
 func (a *api) findKey(ctx context.Context, id string) (billing.Key, error) {
-	if !isPlainText(id) {
+	if !billing.IsPlainText(id) {
 		return billing.Key{}, notFound("key")
 	}
 	k, err := a.gateway.Store().Key(ctx, organizationOf(ctx), id)
@@ -264,7 +264,7 @@ func (a *api) findKey(ctx context.Context, id string) (billing.Key, error) {
 // changeKey changes the key in the store and for the next request, if it is the
 // version that the caller has read.
 func (a *api) changeKey(ctx context.Context, id string, change func(*billing.Key) error) (billing.Key, error) {
-	if !isPlainText(id) {
+	if !billing.IsPlainText(id) {
 		return billing.Key{}, notFound("key")
 	}
 	k, err := a.gateway.Store().UpdateKey(ctx, organizationOf(ctx), id, func(k *billing.Key) error {

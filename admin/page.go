@@ -49,7 +49,7 @@ func (p Paging) page() (billing.Page, error) {
 	}
 	cursor, err := base64.RawURLEncoding.DecodeString(p.Cursor)
 	after, ours := bytes.CutPrefix(cursor, p.list[:])
-	if err != nil || !ours || !isPlainText(string(after)) {
+	if err != nil || !ours || !billing.IsPlainText(string(after)) {
 		return billing.Page{}, strayCursor()
 	}
 	page.After = string(after)
@@ -128,7 +128,7 @@ func filter(in Interval, sel Selection, keyID string) (billing.Filter, error) {
 	for location, text := range map[string]string{
 		"query.key_id": keyID, "query.provider": sel.Provider, "query.model": sel.Model,
 	} {
-		if !isPlainText(text) {
+		if !billing.IsPlainText(text) {
 			f.add(location, "expected text without control characters")
 		}
 	}

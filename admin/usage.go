@@ -99,7 +99,7 @@ func (a *api) getKeyUsage(ctx context.Context, in *keyUsageInput) (*body[usage],
 func usageFilter(in Interval, sel Selection, more billing.Filter) (billing.Filter, error) {
 	var f faults
 	for location, text := range map[string]string{"query.project": more.Project, "query.owner": more.Owner} {
-		if !isPlainText(text) {
+		if !billing.IsPlainText(text) {
 			f.add(location, "expected text without control characters")
 		}
 	}

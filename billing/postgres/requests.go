@@ -69,7 +69,7 @@ func filterArgs(org string, f billing.Filter, page billing.Page) []any {
 		planned, org, from, before, span.From, span.To, f.Provider, f.Model, books.PageLimit(page),
 		f.KeyID, f.Project,
 		d.KeyNames, d.Endpoints, d.Errors, books.Names(d.UsageSources), d.PriceRuleIDs, statuses,
-		address, network, books.LowerASCII(d.UserAgent), d.Streaming, d.Changed,
+		address, network, billing.LowerASCII(d.UserAgent), d.Streaming, d.Changed,
 	}
 	return append(append(args, books.Bounds(d)...), f.Owner)
 }

@@ -118,7 +118,7 @@ func filterArgs(org string, f billing.Filter, page billing.Page) ([]any, error) 
 		f.KeyID, f.Project,
 		books.EncodeList(d.KeyNames), books.EncodeList(d.Endpoints), books.EncodeList(d.Errors),
 		books.EncodeList(books.Names(d.UsageSources)), books.EncodeList(d.PriceRuleIDs), string(statuses),
-		address, network, books.LowerASCII(d.UserAgent), d.Streaming, d.Changed,
+		address, network, billing.LowerASCII(d.UserAgent), d.Streaming, d.Changed,
 	}
 	return append(append(args, books.Bounds(d)...), f.Owner), nil
 }

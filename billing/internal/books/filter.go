@@ -2,7 +2,6 @@ package books
 
 import (
 	"math"
-	"strings"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
@@ -90,15 +89,4 @@ func Address(d *billing.Detail) (address, network *string) {
 	default:
 		return nil, new(p.Masked().String())
 	}
-}
-
-// LowerASCII returns s with its ASCII letters in lower case, as both databases
-// understand lower().
-func LowerASCII(s string) string {
-	return strings.Map(func(c rune) rune {
-		if 'A' <= c && c <= 'Z' {
-			return c + 'a' - 'A'
-		}
-		return c
-	}, s)
 }
