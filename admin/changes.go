@@ -133,13 +133,9 @@ func (s ChangeSelection) read(ctx context.Context) (org string, out billing.Chan
 		Actor: s.Actor, Action: s.Action, SubjectKind: billing.SubjectKind(s.SubjectKind), SubjectID: s.SubjectID,
 	}
 	out.From, out.To = s.Interval.read(&f)
-	for location, text := range map[string]string{
-		"query.actor": s.Actor, "query.action": s.Action, "query.subject_id": s.SubjectID,
-	} {
-		if !billing.IsPlainText(text) {
-			f.add(location, "expected text without control characters")
-		}
-	}
+	f.checkTexts("actor", s.Actor)
+	f.checkTexts("action", s.Action)
+	f.checkTexts("subject_id", s.SubjectID)
 	if err := f.err(); err != nil {
 		return "", billing.ChangeFilter{}, err
 	}

@@ -115,6 +115,18 @@ func (f *faults) add(location, message string) {
 	*f = append(*f, problemDetail{Location: clip(location), Message: clip(message)})
 }
 
+// maxText is how long a text can be that is looked for, in bytes.
+const maxText = 1024
+
+// checkTexts finds values of a query parameter that no store can compare.
+func (f *faults) checkTexts(parameter string, values ...string) {
+	for _, v := range values {
+		if !billing.IsPlainText(v) || len(v) > maxText {
+			f.add("query."+parameter, fmt.Sprintf("expected text without control characters, of at most %d bytes", maxText))
+		}
+	}
+}
+
 // err returns the faults as one error, nil if there are none.
 func (f faults) err() error {
 	if len(f) == 0 {

@@ -79,13 +79,9 @@ type listKeysInput struct {
 // filter reads the parameters that select keys.
 func (in *listKeysInput) filter(now time.Time) (billing.KeyFilter, error) {
 	var f faults
-	for _, p := range []struct{ location, text string }{
-		{"query.project", in.Project}, {"query.owner_id", in.OwnerID}, {"query.q", in.Q},
-	} {
-		if !billing.IsPlainText(p.text) {
-			f.add(p.location, "expected text without control characters")
-		}
-	}
+	f.checkTexts("project", in.Project)
+	f.checkTexts("owner_id", in.OwnerID)
+	f.checkTexts("q", in.Q)
 	return billing.KeyFilter{
 		Owner: in.OwnerID, Project: in.Project, Name: in.Q, Status: billing.KeyStatus(in.Status), At: now,
 	}, f.err()

@@ -120,21 +120,6 @@ type Selection struct {
 	Model    string `query:"model" maxLength:"200" doc:"Requests priced as this model."`
 }
 
-// filter reads both. All faults are reported together.
-func filter(in Interval, sel Selection, keyID string) (billing.Filter, error) {
-	var f faults
-	out := billing.Filter{KeyID: keyID, Provider: sel.Provider, Model: sel.Model}
-	out.From, out.To = in.read(&f)
-	for location, text := range map[string]string{
-		"query.key_id": keyID, "query.provider": sel.Provider, "query.model": sel.Model,
-	} {
-		if !billing.IsPlainText(text) {
-			f.add(location, "expected text without control characters")
-		}
-	}
-	return out, f.err()
-}
-
 // read returns the times, the zero time for one that is not given.
 func (in Interval) read(f *faults) (from, to time.Time) {
 	const expected = "expected an RFC 3339 time or a date, such as 2026-11-01T08:00:00Z or 2026-11-01"

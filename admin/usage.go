@@ -95,20 +95,18 @@ func (a *api) getKeyUsage(ctx context.Context, in *keyUsageInput) (*body[usage],
 	return a.answerUsage(ctx, f, in.Breakdown, in.Timezone)
 }
 
-// usageFilter is filter with what audits are not selected by.
-func usageFilter(in Interval, sel Selection, more billing.Filter) (billing.Filter, error) {
+// usageFilter adds to a filter what is common to the queries of usage. All
+// faults are reported together.
+func usageFilter(in Interval, sel Selection, out billing.Filter) (billing.Filter, error) {
 	var f faults
-	for location, text := range map[string]string{"query.project": more.Project, "query.owner": more.Owner} {
-		if !billing.IsPlainText(text) {
-			f.add(location, "expected text without control characters")
-		}
-	}
-	if err := f.err(); err != nil {
-		return billing.Filter{}, err
-	}
-	out, err := filter(in, sel, more.KeyID)
-	out.Project, out.Owner = more.Project, more.Owner
-	return out, err
+	out.Provider, out.Model = sel.Provider, sel.Model
+	out.From, out.To = in.read(&f)
+	f.checkTexts("key_id", out.KeyID)
+	f.checkTexts("provider", out.Provider)
+	f.checkTexts("model", out.Model)
+	f.checkTexts("project", out.Project)
+	f.checkTexts("owner", out.Owner)
+	return out, f.err()
 }
 
 func (a *api) answerUsage(ctx context.Context, f billing.Filter, b Breakdown, timezone string) (*body[usage], error) {
