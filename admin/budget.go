@@ -66,20 +66,10 @@ type budgetFields struct {
 // apply changes the settings that are there. Those that are null come with
 // their type's zero value.
 func (l BudgetLimits) apply(f *faults, to budgetFields) {
-	if l.MaxDollars.Set {
-		*to.limit = checkLimit(f, "body.max_dollars", l.MaxDollars)
-	}
-	if l.SoftDollars.Set {
-		*to.soft = checkLimit(f, "body.soft_dollars", l.SoftDollars)
-	}
+	applyLimits(f, limitInput{"max_dollars", l.MaxDollars, to.limit}, limitInput{"soft_dollars", l.SoftDollars, to.soft})
 	if l.Period.Set {
 		*to.period = billing.Period(l.Period.Value)
 	}
-	field := "body.soft_dollars"
-	if !l.SoftDollars.Set {
-		field = "body.max_dollars"
-	}
-	checkSoft(f, *to.soft, *to.limit, field)
 }
 
 // putBudget replaces the settings that it names.
