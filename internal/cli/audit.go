@@ -106,7 +106,6 @@ completions.`,
 }
 
 func listAuditCommand(s *settings) *cobra.Command {
-	var p paging
 	var f auditFilter
 	cmd := &cobra.Command{
 		Use:   "list",
@@ -115,27 +114,20 @@ func listAuditCommand(s *settings) *cobra.Command {
 		Example: `  caddy llm-gateway audit list --from 2026-11-01 --model gpt-4o-2024-08-06
   caddy llm-gateway audit list --status 403 --filter streaming=true`,
 		Args: exactly(),
-		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			q, err := f.values()
-			if err != nil {
-				return err
-			}
-			return list(ctx, s, &p, pathOf("audit"), q, view[auditRow]{
-				columns: []column{
-					left("REQUEST"), left("TIME"), left("KEY"), left("PROVIDER"), left("MODEL"), right("STATUS"),
-					right("PROMPT"), right("COMPLETION"), right("COST"), left("ERROR"),
-				},
-				row: func(a auditRow) []string {
-					return []string{
-						printable(a.RequestID), moment(&a.CreatedAt), printable(a.KeyName), printable(a.Provider), printable(a.Model),
-						count(a.Status), count(a.PromptTokens), count(a.CompletionTokens), usd(a.CostNanos), text(a.Error),
-					}
-				},
-			})
-		}),
 	}
-	p.addTo(cmd)
 	f.addTo(cmd)
+	addList(cmd, s, pathOf("audit"), f.values, view[auditRow]{
+		columns: []column{
+			left("REQUEST"), left("TIME"), left("KEY"), left("PROVIDER"), left("MODEL"), right("STATUS"),
+			right("PROMPT"), right("COMPLETION"), right("COST"), left("ERROR"),
+		},
+		row: func(a auditRow) []string {
+			return []string{
+				printable(a.RequestID), moment(&a.CreatedAt), printable(a.KeyName), printable(a.Provider), printable(a.Model),
+				count(a.Status), count(a.PromptTokens), count(a.CompletionTokens), usd(a.CostNanos), text(a.Error),
+			}
+		},
+	})
 	return cmd
 }
 

@@ -443,6 +443,15 @@ func TestVersions(t *testing.T) {
 	if got := run(t, append([]string{"keys", "create", "--name", "a"}, created...)...); got.err != nil || !strings.Contains(got.out, "Version               key-1\n") {
 		t.Errorf("%v: %s", got.err, got.out)
 	}
+	for _, edit := range [][]string{
+		{"keys", "edit", "key_1", "--name", "a"}, {"orgs", "edit", "acme", "--name", "a"},
+		{"members", "edit", "mem_1", "--name", "a"}, {"orgs", "budget", "set", "--max-dollars", "1"},
+	} {
+		got := run(t, append(append(edit, "--if-match", "key-1"), flags...)...)
+		if got.err != nil || match != `"key-1"` || !strings.Contains(got.out, "key-1\n") {
+			t.Errorf("%q: %v: asked for %s: %s", edit, got.err, match, got.out)
+		}
+	}
 	for version, want := range map[string]string{"key-1": `"key-1"`, `"key-1"`: `"key-1"`, "*": "*", "": ""} {
 		got := run(t, append([]string{"keys", "edit", "key_1", "--name", "a", "--if-match", version}, flags...)...)
 		if got.err != nil || match != want {

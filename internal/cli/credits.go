@@ -157,7 +157,7 @@ taken for a flag. Only the operator adjusts, and the ledger keeps the reason.`,
 		if org == "" {
 			org = defaultOrganization
 		}
-		return answer(ctx, s.everywhere(), call{
+		return answer(ctx, s, call{
 			method: http.MethodPost, path: pathOf("organizations", org, "adjustments"),
 			body:           map[string]any{"amount_dollars": args[0], "reason": reason},
 			idempotencyKey: once.name(),
@@ -187,27 +187,23 @@ dispute; the balance is the sum of them.`,
 }
 
 func listTransactionsCommand(s *settings) *cobra.Command {
-	var p paging
 	cmd := &cobra.Command{
 		Use:     "list",
 		Short:   "Lists the ledger, newest first",
 		Long:    "Lists the entries of the organization's ledger, newest first.",
 		Example: "  caddy llm-gateway credits transactions list --limit 10",
 		Args:    exactly(),
-		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			return list(ctx, s, &p, pathOf("billing", "transactions"), nil, view[transaction]{
-				columns: []column{
-					left("ID"), left("TIME"), left("TYPE"), right("AMOUNT"), right("BALANCE"), left("FOR"),
-				},
-				row: func(t transaction) []string {
-					return []string{
-						t.ID, moment(&t.CreatedAt), t.Type, usd(t.AmountNanos), usd(t.BalanceAfterNanos), t.subject(),
-					}
-				},
-			})
-		}),
 	}
-	p.addTo(cmd)
+	addList(cmd, s, pathOf("billing", "transactions"), nil, view[transaction]{
+		columns: []column{
+			left("ID"), left("TIME"), left("TYPE"), right("AMOUNT"), right("BALANCE"), left("FOR"),
+		},
+		row: func(t transaction) []string {
+			return []string{
+				t.ID, moment(&t.CreatedAt), t.Type, usd(t.AmountNanos), usd(t.BalanceAfterNanos), t.subject(),
+			}
+		},
+	})
 	return cmd
 }
 

@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
+	"io"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -117,6 +120,9 @@ func (f filterFlags) values() url.Values {
 	return q
 }
 
+// query is values for those who may fail.
+func (f filterFlags) query() (url.Values, error) { return f.values(), nil }
+
 // setIf sets a parameter that is given.
 func setIf(q url.Values, name, value string) {
 	if value != "" {
@@ -149,6 +155,35 @@ func (in *input) changes() (map[string]any, error) {
 		return nil, misusef("nothing to change: see %s --help", in.cmd.CommandPath())
 	}
 	return body, err
+}
+
+// addCreate makes the command create something, of which a name is needed, of
+// the fields that are given.
+func addCreate[T any](in *input, s *settings, path string, show func(io.Writer, T) error) {
+	in.cmd.RunE = s.run(func(ctx context.Context, s *session, _ []string) error {
+		if err := need(in.cmd, "name"); err != nil {
+			return err
+		}
+		body, err := in.body()
+		if err != nil {
+			return err
+		}
+		return answer(ctx, s, call{method: http.MethodPost, path: path, body: body}, show)
+	})
+}
+
+// addEdit makes the command change the fields that are given of what is at the
+// path of its arguments.
+func addEdit[T any](in *input, s *settings, method string, path func(args []string) string, show func(io.Writer, T) error) {
+	var c condition
+	c.addTo(in.cmd)
+	in.cmd.RunE = s.run(func(ctx context.Context, s *session, args []string) error {
+		body, err := in.changes()
+		if err != nil {
+			return err
+		}
+		return answer(ctx, s, call{method: method, path: path(args), body: body, ifMatch: c.tag()}, show)
+	})
 }
 
 func keyFields(in *input) {
