@@ -6,6 +6,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -37,7 +38,7 @@ WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3
 	AND ($40::text = '' OR key_id IN (SELECT id FROM keys WHERE organization_id = $1 AND owner = $40))
 ORDER BY request_id`
 
-	selectRequests = `SELECT ` + requestColumns + ` FROM requests` + requestConditions
+	selectRequests = `SELECT ` + columns.Request + ` FROM requests` + requestConditions
 
 	selectRequestsNewestFirst = selectRequests + ` DESC LIMIT $8`
 	selectRequestsOldestFirst = selectRequests + ` ASC LIMIT $8`
@@ -49,7 +50,7 @@ func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page
 	if page.OldestFirst {
 		query = selectRequestsOldestFirst
 	}
-	requests, err := list(ctx, s.of(org), scanRequest, query, filterArgs(org, f, page)...)
+	requests, err := list(ctx, s.of(org), columns.ScanRequest, query, filterArgs(org, f, page)...)
 	if err != nil {
 		return nil, fmt.Errorf("list requests: %w", err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 	"github.com/caddy-llm-gateway/gateway/internal/pgtest"
 )
 
@@ -117,7 +118,7 @@ func TestAScopeHasTheRowsOfItsOrganizationAlone(t *testing.T) {
 			continue
 		}
 		all := "SELECT DISTINCT " + column + "::text FROM " + table + " ORDER BY 1"
-		text := func(row scanner) (id string, err error) {
+		text := func(row columns.Row) (id string, err error) {
 			err = row.Scan(&id)
 			return id, err
 		}

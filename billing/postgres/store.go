@@ -173,33 +173,10 @@ func (s *Store) write(ctx context.Context, f func(tx pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, s.pool, f)
 }
 
-// optionalAmount stores nil as NULL.
-func optionalAmount(m *billing.Money) any {
-	if m == nil {
-		return nil
-	}
-	return int64(*m)
-}
-
 // optionalTime stores the zero time as NULL.
 func optionalTime(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}
 	return &t
-}
-
-// timeColumn scans a time in UTC; NULL is the zero time.
-type timeColumn struct{ to *time.Time }
-
-func (c timeColumn) Scan(v any) error {
-	switch v := v.(type) {
-	case nil:
-		*c.to = time.Time{}
-	case time.Time:
-		*c.to = v.UTC()
-	default:
-		return fmt.Errorf("%T is not a time", v)
-	}
-	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -122,7 +123,7 @@ func beginUsage(ctx context.Context, tx pgx.Tx, org string) (rowsFrom time.Time,
 	}
 	var batch pgx.Batch
 	batch.Queue(scopeTo, org)
-	batch.Queue(selectKept).QueryRow(func(row pgx.Row) error { return row.Scan(nil, timeColumn{&rowsFrom}) })
+	batch.Queue(selectKept).QueryRow(func(row pgx.Row) error { return row.Scan(nil, columns.Time{To: &rowsFrom}) })
 	err = tx.SendBatch(ctx, &batch).Close()
 	return rowsFrom, err
 }
@@ -159,7 +160,7 @@ func usageArgs(q *books.UsageQuery, org string, f billing.Filter) []any {
 	}
 }
 
-func scanUsage(row scanner) (books.UsageSum, error) {
+func scanUsage(row columns.Row) (books.UsageSum, error) {
 	var s books.UsageSum
 	err := row.Scan(&s.Date, &s.KeyID, &s.KeyName, &s.Project, &s.Provider, &s.Model, &s.Requests, &s.PromptTokens,
 		&s.CompletionTokens, &s.CachedTokens, &s.ReasoningTokens, &s.Cost, &s.MarketCost)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -41,11 +42,11 @@ const (
 	AND (?40 = '' OR key_id IN (SELECT id FROM keys WHERE organization_id = ?1 AND owner = ?40))
 ORDER BY request_id`
 
-	selectRequests = `SELECT ` + requestColumns + ` FROM requests WHERE organization_id = ?1 AND` + requestConditions
+	selectRequests = `SELECT ` + columns.Request + ` FROM requests WHERE organization_id = ?1 AND` + requestConditions
 
 	// The plus keeps the planner off the primary key, in which the requests of a
 	// key are few among many.
-	selectRequestsOfKey = `SELECT ` + requestColumns + ` FROM requests
+	selectRequestsOfKey = `SELECT ` + columns.Request + ` FROM requests
 WHERE key_id = ?9 AND +organization_id = ?1 AND` + requestConditions
 
 	newestFirst = ` DESC LIMIT ?8`
@@ -94,7 +95,7 @@ func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page
 	if err != nil {
 		return nil, fmt.Errorf("list requests: %w", err)
 	}
-	requests, err := list(ctx, s.reader, scanRequest, query, args...)
+	requests, err := list(ctx, s.reader, columns.ScanRequest, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list requests: %w", err)
 	}

@@ -280,33 +280,10 @@ func causeOf(ctx context.Context, err error) error {
 
 func micros(t time.Time) int64 { return t.UnixMicro() }
 
-// optionalAmount stores nil as NULL.
-func optionalAmount(m *billing.Money) any {
-	if m == nil {
-		return nil
-	}
-	return int64(*m)
-}
-
 // optionalMicros stores the zero time as NULL.
 func optionalMicros(t time.Time) any {
 	if t.IsZero() {
 		return nil
 	}
 	return t.UnixMicro()
-}
-
-// timeColumn scans a time; NULL is the zero time.
-type timeColumn struct{ to *time.Time }
-
-func (c timeColumn) Scan(v any) error {
-	switch v := v.(type) {
-	case nil:
-		*c.to = time.Time{}
-	case int64:
-		*c.to = time.UnixMicro(v).UTC()
-	default:
-		return fmt.Errorf("%T is not a time", v)
-	}
-	return nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -139,7 +140,7 @@ func usageArgs(q *books.UsageQuery, org string, f billing.Filter) ([]any, error)
 		f.KeyID, f.Project, f.Provider, f.Model, billing.MaxUsageGroups+1, f.Owner), nil
 }
 
-func scanUsage(row scanner) (books.UsageSum, error) {
+func scanUsage(row columns.Row) (books.UsageSum, error) {
 	var s books.UsageSum
 	err := row.Scan(&s.Date, &s.KeyID, &s.KeyName, &s.Project, &s.Provider, &s.Model, &s.Requests, &s.PromptTokens,
 		&s.CompletionTokens, &s.CachedTokens, &s.ReasoningTokens, &s.Cost, &s.MarketCost)
