@@ -8,7 +8,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/schema"
 )
 
 //go:embed migrations/*.sql
@@ -30,8 +30,6 @@ const selectIdentity = `SELECT database FROM identity`
 
 // readers is how many queries may run at once, beside the one writer.
 const readers = 4
-
-const selectSchemaVersion = `SELECT coalesce(max(version_id), 0) FROM goose_db_version`
 
 // Store is a billing.Store in a file.
 type Store struct {
@@ -133,52 +131,20 @@ func readOnlyDSN(path string) string {
 }
 
 func migrate(ctx context.Context, db *sql.DB) error {
-	dir, err := fs.Sub(migrations, "migrations")
+	p, err := schema.NewProvider(goose.DialectSQLite3, db, migrations)
 	if err != nil {
 		return err
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
 	}
 	// Another process may be migrating the same file. Of two that try the same
 	// migration one fails, without a trace; it gets further by trying again for
 	// as long as the schema gets newer.
 	for last := int64(-2); ; {
-		version, err := up(ctx, p)
+		version, err := schema.Up(ctx, p)
 		if err == nil || version <= last || ctx.Err() != nil {
 			return err
 		}
 		last = version
 	}
-}
-
-// checkSchema tells whether the schema is this program's, without changing it.
-func checkSchema(ctx context.Context, db *sql.DB) error {
-	schema, err := schemaOf(ctx, db)
-	if err != nil {
-		return err
-	}
-	if schema.Version != schema.Known {
-		return fmt.Errorf("database schema is version %d, this binary knows %d: use the gateway's own binary", schema.Version, schema.Known)
-	}
-	return nil
-}
-
-// up applies what is missing, and returns the version that it began at; -1 if
-// it cannot be read.
-func up(ctx context.Context, p *goose.Provider) (int64, error) {
-	current, known, err := p.GetVersions(ctx)
-	if err != nil {
-		return -1, fmt.Errorf("read schema version: %w", err)
-	}
-	if current > known {
-		return current, fmt.Errorf("database schema is version %d, this binary knows %d: run a newer gateway", current, known)
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return current, fmt.Errorf("migrate schema: %w", err)
-	}
-	return current, nil
 }
 
 // Ping tells whether the file can be written and read.
