@@ -250,7 +250,7 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 	e.tasks.Go(func() { e.keys.serve(background) })
 	e.tasks.Go(func() { e.watchKeys(background) })
 	e.verifier.nodeLeases = e.authorizer.CheckLeases
-	e.tasks.Go(func() { e.sweepSecrets(background) })
+	e.tasks.Go(func() { e.sweep(background) })
 	e.tasks.Go(func() { e.keepRequests(background) })
 	e.tasks.Go(func() { e.heartbeats.Run(background) })
 	e.tasks.Go(func() { e.watchBooks(background) })
