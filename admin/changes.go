@@ -64,9 +64,9 @@ const (
 
 // Schema lists the scopes.
 func (changeScope) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{
-		Type: huma.TypeString, Enum: []any{string(organizationScope), string(gatewayScope)}, Default: string(organizationScope),
-	}
+	s := enumOf(organizationScope, gatewayScope)
+	s.Default = string(organizationScope)
+	return s
 }
 
 // subjectKind is a billing.SubjectKind in requests.
@@ -74,11 +74,7 @@ type subjectKind billing.SubjectKind
 
 // Schema lists the kinds.
 func (subjectKind) Schema(huma.Registry) *huma.Schema {
-	s := &huma.Schema{Type: huma.TypeString}
-	for _, k := range billing.SubjectKinds {
-		s.Enum = append(s.Enum, string(k))
-	}
-	return s
+	return enumOf(billing.SubjectKinds...)
 }
 
 // ChangeSelection are the parameters that select changes.

@@ -47,11 +47,7 @@ type resetPeriod billing.Period
 
 // Schema lists the periods.
 func (resetPeriod) Schema(huma.Registry) *huma.Schema {
-	s := &huma.Schema{Type: huma.TypeString}
-	for _, p := range billing.Periods {
-		s.Enum = append(s.Enum, string(p))
-	}
-	return s
+	return enumOf(billing.Periods...)
 }
 
 // wholeNumber is a limit in requests, however it is written: 60 or 6e1.

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,10 +37,6 @@ type key struct {
 }
 
 func newKey(k billing.Key, spend billing.Money, now time.Time) key {
-	reset := k.UsageLimitReset
-	if reset == "" {
-		reset = billing.Never
-	}
 	previous := k.PreviousSecretExpiresAt
 	if !previous.After(now) || k.Status(now) != billing.KeyActive {
 		previous = time.Time{} // it opens nothing any more
@@ -59,7 +56,7 @@ func newKey(k billing.Key, spend billing.Money, now time.Time) key {
 		MaxConcurrent:           orNil(k.MaxConcurrent),
 		UsageLimitDollars:       (*dollars)(k.UsageLimit),
 		UsageSoftLimitDollars:   (*dollars)(k.UsageSoftLimit),
-		UsageLimitReset:         string(reset),
+		UsageLimitReset:         string(cmp.Or(k.UsageLimitReset, billing.Never)),
 		ExpiresAt:               timeOrNil(k.ExpiresAt),
 		PreviousSecretExpiresAt: timeOrNil(previous),
 		CreatedAt:               k.CreatedAt.UTC(),

@@ -42,11 +42,7 @@ type memberRole billing.Role
 
 // Schema lists the roles.
 func (memberRole) Schema(huma.Registry) *huma.Schema {
-	s := &huma.Schema{Type: huma.TypeString}
-	for _, r := range billing.Roles {
-		s.Enum = append(s.Enum, string(r))
-	}
-	return s
+	return enumOf(billing.Roles...)
 }
 
 type listMembersInput struct {

@@ -132,6 +132,15 @@ func registerGuarded[I, O any](a *api, op huma.Operation, g guard, handle func(c
 	})
 }
 
+// enumOf is the schema of a text that is one of the values.
+func enumOf[T ~string](values ...T) *huma.Schema {
+	s := &huma.Schema{Type: huma.TypeString}
+	for _, v := range values {
+		s.Enum = append(s.Enum, string(v))
+	}
+	return s
+}
+
 // response documents an answer that is a T.
 func response[T any](a *api, description string) *huma.Response {
 	schemas := a.huma.OpenAPI().Components.Schemas
