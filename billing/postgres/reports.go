@@ -119,28 +119,27 @@ func requestArrays(rows []books.Row) []any {
 	}
 }
 
-func scanRequest(row scanner) (billing.Settlement, error) {
-	var (
-		r     billing.Settlement
-		sheet []byte
-	)
-	err := row.Scan(requestFields(&r, &sheet)...)
-	return r, err
+// scanRequests returns a scan of requests without their price sheets. Exports
+// read millions: all are scanned to the same place, and copied from there.
+func scanRequests() func(scanner) (billing.Settlement, error) {
+	var r billing.Settlement
+	fields := requestFields(&r, nil)
+	return func(row scanner) (billing.Settlement, error) {
+		err := row.Scan(fields...)
+		return r, err
+	}
 }
 
 // requestFields are where to scan requestColumns to. Of the price sheet it is
 // the hash.
-func requestFields(r *billing.Settlement, sheet *[]byte) []any {
-	var (
-		u = &r.Usage
-		h []byte
-	)
+func requestFields(r *billing.Settlement, sheet any) []any {
+	u := &r.Usage
 	return []any{
 		&r.RequestID, &r.OrganizationID, &r.KeyID, &r.KeyName, timeColumn{&r.At}, &r.Provider, &r.Model, &r.Endpoint,
 		&u.Input, &u.InputAudio, &u.InputImage, &u.CacheRead, &u.CacheReadAudio,
 		&u.CacheWrite, &u.CacheWriteLong, &u.Output, &u.OutputAudio, &u.OutputImage,
 		&u.WebSearches, &u.Reasoning, &r.UsageSource, &r.UsageMismatch, &r.ServiceTier, &r.Cost, &r.MarketCost,
 		&r.PriceRuleID, &r.Latency, &r.TTFB, &r.Status, &r.Error, &r.ClientIP, &r.UserAgent, &r.Streaming, &r.Attempts,
-		listColumn{&r.Changes}, &r.Recovered, &h, &r.Project, attemptsColumn{&r.AttemptLog}, sheet,
+		listColumn{&r.Changes}, &r.Recovered, nil, &r.Project, attemptsColumn{&r.AttemptLog}, sheet,
 	}
 }

@@ -49,7 +49,7 @@ func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page
 	if page.OldestFirst {
 		query = selectRequestsOldestFirst
 	}
-	requests, err := list(ctx, s.of(org), scanRequest, query, filterArgs(org, f, page)...)
+	requests, err := listUpTo(ctx, s.of(org), books.PageLimit(page), scanRequests(), query, filterArgs(org, f, page)...)
 	if err != nil {
 		return nil, fmt.Errorf("list requests: %w", err)
 	}

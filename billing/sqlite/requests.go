@@ -94,7 +94,7 @@ func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page
 	if err != nil {
 		return nil, fmt.Errorf("list requests: %w", err)
 	}
-	requests, err := list(ctx, s.reader, scanRequest, query, args...)
+	requests, err := listUpTo(ctx, s.reader, books.PageLimit(page), scanRequests(), query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list requests: %w", err)
 	}
