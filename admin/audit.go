@@ -52,14 +52,10 @@ type attempt struct {
 }
 
 func newAttempt(a billing.Attempt) attempt {
-	row := attempt{
+	return attempt{
 		Provider: a.Provider, Model: a.Model, Credential: a.Credential,
-		Error: orNil(a.Error), DurationMS: a.Duration.Milliseconds(),
+		Status: orNil(a.Status), Error: orNil(a.Error), DurationMS: a.Duration.Milliseconds(),
 	}
-	if a.Status != 0 {
-		row.Status = &a.Status
-	}
-	return row
 }
 
 func newAuditRow(s billing.Settlement) AuditRow {
@@ -218,6 +214,6 @@ var auditColumns = []column[AuditRow]{
 	{"usage_source", func(c *cells, r *AuditRow) { c.text(r.UsageSource) }},
 	{"price_rule_id", func(c *cells, r *AuditRow) { c.optional(r.PriceRuleID) }},
 	{"attempts", func(c *cells, r *AuditRow) { c.number(int64(r.Attempts)) }},
-	{"attempt_log", func(c *cells, r *AuditRow) { c.json(r.AttemptLog) }},
-	{"changes", func(c *cells, r *AuditRow) { c.json(r.Changes) }},
+	{"attempt_log", func(c *cells, r *AuditRow) { addList(c, r.AttemptLog) }},
+	{"changes", func(c *cells, r *AuditRow) { addList(c, r.Changes) }},
 }

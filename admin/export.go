@@ -121,9 +121,10 @@ func (x *exported[T, R]) write(ctx context.Context, w *exportWriter, page billin
 	if err := encode.begin(); err != nil {
 		return 0, err
 	}
+	var row R // on the heap, once
 	for {
 		for i := range part {
-			row := x.row(part[i])
+			row = x.row(part[i])
 			if err := encode.add(&row); err != nil {
 				return rows, err
 			}

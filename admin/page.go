@@ -187,7 +187,8 @@ func orNil[T comparable](v T) *T {
 	if v == zero {
 		return nil
 	}
-	return &v
+	set := v // on the heap, where v itself need not be for a zero value
+	return &set
 }
 
 // timeOrNil returns the time in UTC, nil for the zero time.

@@ -189,11 +189,17 @@ type querier interface {
 
 // list runs a query and scans its rows.
 func list[T any](ctx context.Context, db querier, scan func(columns.Row) (T, error), query string, args ...any) ([]T, error) {
+	return listUpTo(ctx, db, 0, scan, query, args...)
+}
+
+// listUpTo makes room for n elements at once: pages of exports would leave as
+// much garbage by growing as they are large.
+func listUpTo[T any](ctx context.Context, db querier, n int, scan func(columns.Row) (T, error), query string, args ...any) ([]T, error) {
 	rows, err := db.Query(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (T, error) { return scan(row) })
+	return pgx.AppendRows(make([]T, 0, n), rows, func(row pgx.CollectableRow) (T, error) { return scan(row) })
 }
 
 func notFound(err error) error {

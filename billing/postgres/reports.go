@@ -36,7 +36,7 @@ func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement
 		r     billing.Settlement
 		sheet []byte
 	)
-	err := s.of(org).QueryRow(ctx, selectRequest, org, id).Scan(append(columns.RequestFields(&r, &sheet), &r.PriceSheet)...)
+	err := s.of(org).QueryRow(ctx, selectRequest, org, id).Scan(append(columns.RequestFields(&r, nil, &sheet), &r.PriceSheet)...)
 	if errors.Is(err, pgx.ErrNoRows) {
 		err = s.missing(ctx, id)
 	}

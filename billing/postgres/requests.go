@@ -50,7 +50,7 @@ func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page
 	if page.OldestFirst {
 		query = selectRequestsOldestFirst
 	}
-	requests, err := list(ctx, s.of(org), columns.ScanRequest, query, filterArgs(org, f, page)...)
+	requests, err := listUpTo(ctx, s.of(org), books.PageLimit(page), columns.ScanRequests(nil), query, filterArgs(org, f, page)...)
 	if err != nil {
 		return nil, fmt.Errorf("list requests: %w", err)
 	}

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
@@ -170,12 +171,18 @@ type querier interface {
 
 // list runs a query and scans its rows.
 func list[T any](ctx context.Context, db querier, scan func(columns.Row) (T, error), query string, args ...any) ([]T, error) {
+	return listUpTo(ctx, db, 0, scan, query, args...)
+}
+
+// listUpTo makes room for n elements at once: pages of exports would leave as
+// much garbage by growing as they are large.
+func listUpTo[T any](ctx context.Context, db querier, n int, scan func(columns.Row) (T, error), query string, args ...any) ([]T, error) {
 	rows, err := db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var all []T
+	all := slices.Grow([]T(nil), n)
 	for rows.Next() {
 		v, err := scan(rows)
 		if err != nil {

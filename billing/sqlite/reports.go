@@ -30,7 +30,7 @@ func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement
 		r     billing.Settlement
 		sheet []byte
 	)
-	err := s.reader.QueryRowContext(ctx, selectRequest, org, id).Scan(append(columns.RequestFields(&r, &sheet), &r.PriceSheet)...)
+	err := s.reader.QueryRowContext(ctx, selectRequest, org, id).Scan(append(columns.RequestFields(&r, columns.Ignored{}, &sheet), &r.PriceSheet)...)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = books.Missing(id, s.kept.Load().firstID)
 	}

@@ -95,7 +95,7 @@ func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page
 	if err != nil {
 		return nil, fmt.Errorf("list requests: %w", err)
 	}
-	requests, err := list(ctx, s.reader, columns.ScanRequest, query, args...)
+	requests, err := listUpTo(ctx, s.reader, books.PageLimit(page), columns.ScanRequests(columns.Ignored{}), query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list requests: %w", err)
 	}

@@ -10,16 +10,21 @@ const Request = `request_id, organization_id, key_id, key_name, arrived_at, prov
 	price_rule_id, latency_ns, ttfb_ns, status, error, client_ip, user_agent, streaming, attempts, changes,
 	recovered, hash, project, attempt_log, price_sheet`
 
-// ScanRequest scans Request, without the price sheet.
-func ScanRequest(row Row) (billing.Settlement, error) {
+// ScanRequests returns a scan of Request without the hash and the price sheet,
+// which are scanned into what a driver ignores. Exports read millions: all are
+// scanned to the same place, and copied from there.
+func ScanRequests(ignored any) func(Row) (billing.Settlement, error) {
 	var r billing.Settlement
-	err := row.Scan(RequestFields(&r, Ignored{})...)
-	return r, err
+	fields := RequestFields(&r, ignored, ignored)
+	return func(row Row) (billing.Settlement, error) {
+		err := row.Scan(fields...)
+		return r, err
+	}
 }
 
 // RequestFields are what Request is scanned into, for queries that have more
 // columns. Of the price sheet it is the hash.
-func RequestFields(r *billing.Settlement, sheet any) []any {
+func RequestFields(r *billing.Settlement, hash, sheet any) []any {
 	u := &r.Usage
 	return []any{
 		&r.RequestID, &r.OrganizationID, &r.KeyID, &r.KeyName, Time{&r.At}, &r.Provider, &r.Model, &r.Endpoint,
@@ -27,6 +32,6 @@ func RequestFields(r *billing.Settlement, sheet any) []any {
 		&u.CacheWrite, &u.CacheWriteLong, &u.Output, &u.OutputAudio, &u.OutputImage,
 		&u.WebSearches, &u.Reasoning, &r.UsageSource, &r.UsageMismatch, &r.ServiceTier, &r.Cost, &r.MarketCost,
 		&r.PriceRuleID, &r.Latency, &r.TTFB, &r.Status, &r.Error, &r.ClientIP, &r.UserAgent, &r.Streaming, &r.Attempts,
-		List{&r.Changes}, &r.Recovered, Ignored{}, &r.Project, Attempts{&r.AttemptLog}, sheet,
+		List{&r.Changes}, &r.Recovered, hash, &r.Project, Attempts{&r.AttemptLog}, sheet,
 	}
 }
