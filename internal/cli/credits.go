@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -188,14 +189,20 @@ dispute; the balance is the sum of them.`,
 
 func listTransactionsCommand(s *settings) *cobra.Command {
 	var p paging
+	var f entryFilter
 	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "Lists the ledger, newest first",
-		Long:    "Lists the entries of the organization's ledger, newest first.",
-		Example: "  caddy llm-gateway credits transactions list --limit 10",
-		Args:    exactly(),
+		Use:   "list",
+		Short: "Lists the ledger, newest first",
+		Long:  "Lists the entries of the organization's ledger, newest first.",
+		Example: `  caddy llm-gateway credits transactions list --limit 10
+  caddy llm-gateway credits transactions list --type purchase --type refund --from 2026-11-01`,
+		Args: exactly(),
 		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			return list(ctx, s, &p, pathOf("billing", "transactions"), nil, view[transaction]{
+			q, err := f.values()
+			if err != nil {
+				return err
+			}
+			return list(ctx, s, &p, pathOf("billing", "transactions"), q, view[transaction]{
 				columns: []column{
 					left("ID"), left("TIME"), left("TYPE"), right("AMOUNT"), right("BALANCE"), left("FOR"),
 				},
@@ -208,11 +215,33 @@ func listTransactionsCommand(s *settings) *cobra.Command {
 		}),
 	}
 	p.addTo(cmd)
+	f.addTo(cmd)
 	return cmd
 }
 
+// entryFilter are the flags that select entries of the ledger.
+type entryFilter struct {
+	span
+	named filterFlags
+}
+
+func (f *entryFilter) addTo(cmd *cobra.Command) {
+	f.span.addTo(cmd)
+	f.named = filterFlags{}
+	f.named.addRepeatedTo(cmd, filterFlag{"type", "type", "entries of this type: purchase, usage_debit, adjustment, refund, dispute"})
+	f.named.addTo(cmd, orderFlag)
+	complete(cmd, "type", "purchase", "usage_debit", "adjustment", "refund", "dispute")
+	complete(cmd, orderFlag.flag, "desc", "asc")
+}
+
+func (f *entryFilter) values() (url.Values, error) {
+	q := f.named.values()
+	f.addValues(q)
+	return q, nil
+}
+
 func exportTransactionsCommand(s *settings) *cobra.Command {
-	var when span
+	var f entryFilter
 	cmd := &cobra.Command{
 		Use:   "export",
 		Short: "Exports the ledger as CSV or JSON",
@@ -221,8 +250,8 @@ func exportTransactionsCommand(s *settings) *cobra.Command {
   caddy llm-gateway credits transactions export --format jsonl --from 2026-11-01 -o ledger.jsonl`,
 		Args: exactly(),
 	}
-	when.addTo(cmd)
-	addExport(cmd, s, pathOf("billing", "transactions", "export"), when.values)
+	f.addTo(cmd)
+	addExport(cmd, s, pathOf("billing", "transactions", "export"), f.values)
 	return cmd
 }
 
