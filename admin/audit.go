@@ -179,6 +179,14 @@ func (a *api) exportAudit(ctx context.Context, in *auditExportInput) (*huma.Stre
 		page: func(ctx context.Context, page billing.Page) ([]billing.Settlement, error) {
 			return a.gateway.Store().Requests(ctx, org, f, page)
 		},
+		find: func(ctx context.Context, id string) ([]billing.Settlement, error) {
+			one := f
+			one.Detail.RequestID = id
+			if f.Detail.RequestID != "" && f.Detail.RequestID != id {
+				return nil, nil
+			}
+			return a.gateway.Store().Requests(ctx, org, one, billing.Page{Limit: 1})
+		},
 		id:      func(s *billing.Settlement) string { return s.RequestID },
 		row:     newAuditRow,
 		columns: auditColumns,

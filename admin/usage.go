@@ -50,10 +50,9 @@ func newTotals(t billing.Totals) Totals {
 type usageInput struct {
 	Interval
 	Selection
+	KeySelection
 	Breakdown
-	KeyID   string `query:"key_id" maxLength:"200" doc:"Requests with this key."`
-	Project string `query:"project" maxLength:"200" doc:"Requests of this project."`
-	Owner   string `query:"owner" maxLength:"200" doc:"Requests with keys of this member, by id."`
+	Owner string `query:"owner" maxLength:"200" doc:"Requests with keys of this member, by id."`
 }
 
 type keyUsageInput struct {
@@ -61,7 +60,6 @@ type keyUsageInput struct {
 	Interval
 	Selection
 	Breakdown
-	Project string `query:"project" maxLength:"200" doc:"Requests of this project."`
 }
 
 func (a *api) registerUsage() {
@@ -76,7 +74,7 @@ func (a *api) registerUsage() {
 }
 
 func (a *api) getUsage(ctx context.Context, in *usageInput) (*body[usage], error) {
-	f, err := usageFilter(in.Interval, in.Selection, billing.Filter{KeyID: in.KeyID, Project: in.Project, Owner: in.Owner})
+	f, err := usageFilter(in.Interval, in.Selection, in.KeyID, in.Owner)
 	if err != nil {
 		return nil, err
 	}
@@ -88,24 +86,20 @@ func (a *api) getKeyUsage(ctx context.Context, in *keyUsageInput) (*body[usage],
 	if err != nil {
 		return nil, err
 	}
-	f, err := usageFilter(in.Interval, in.Selection, billing.Filter{KeyID: k.ID, Project: in.Project})
+	f, err := usageFilter(in.Interval, in.Selection, []string{k.ID}, "")
 	if err != nil {
 		return nil, err
 	}
 	return a.answerUsage(ctx, f, in.Breakdown, in.Timezone)
 }
 
-// usageFilter adds to a filter what is common to the queries of usage. All
-// faults are reported together.
-func usageFilter(in Interval, sel Selection, out billing.Filter) (billing.Filter, error) {
+// usageFilter reads the parameters. All faults are reported together.
+func usageFilter(in Interval, sel Selection, keyIDs []string, owner string) (billing.Filter, error) {
 	var f faults
-	out.Provider, out.Model = sel.Provider, sel.Model
+	out := sel.read(&f, keyIDs)
 	out.From, out.To = in.read(&f)
-	f.checkTexts("key_id", out.KeyID)
-	f.checkTexts("provider", out.Provider)
-	f.checkTexts("model", out.Model)
-	f.checkTexts("project", out.Project)
-	f.checkTexts("owner", out.Owner)
+	f.checkTexts("owner", owner)
+	out.Owner = owner
 	return out, f.err()
 }
 

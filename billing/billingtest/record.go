@@ -30,6 +30,7 @@ func testChangeLog(t *testing.T, open Open) {
 		"changes are listed page by page":            listsRecords,
 		"filters select changes":                     filtersRecords,
 		"who did it is kept as far as a store can":   keepsActors,
+		"whoever follows misses no change":           followsRecords,
 		"no secret is recorded, nor the hash of one": recordsNoSecrets,
 	})
 }
@@ -176,6 +177,8 @@ func filtersRecords(t *testing.T, s billing.Store) {
 		"kind":              {billing.ChangeFilter{SubjectKind: billing.SubjectOrganization}, []int{organization}},
 		"actor's id":        {billing.ChangeFilter{Actor: ada.ID}, []int{updated}},
 		"actor's name":      {billing.ChangeFilter{Actor: ada.Name}, []int{updated}},
+		"id":                {billing.ChangeFilter{ID: all[updated].ID}, []int{updated}},
+		"id of another":     {billing.ChangeFilter{ID: all[updated].ID, Action: "key.create"}, nil},
 		"another actor":     {billing.ChangeFilter{Actor: "' OR 1=1 --"}, nil},
 		"from":              {billing.ChangeFilter{From: all[project].At, SubjectKind: billing.SubjectProject}, []int{project}},
 		"after":             {billing.ChangeFilter{From: all[project].At.Add(time.Nanosecond)}, nil},

@@ -75,10 +75,10 @@ func (s *Store) CreateKey(ctx context.Context, k billing.Key) error {
 		if _, err := tx.Exec(ctx, insertKey, keyArgs(k)...); err != nil {
 			return err
 		}
-		if err := recordChange(ctx, tx, books.KeyCreated(ctx, k)); err != nil {
+		if err := keyChanged(ctx, tx, k.ID); err != nil {
 			return err
 		}
-		return keyChanged(ctx, tx, k.ID)
+		return recordChange(ctx, tx, books.KeyCreated(ctx, k))
 	})
 	if err != nil {
 		return fmt.Errorf("create key %q: %w", k.ID, err)
@@ -160,10 +160,10 @@ func (s *Store) UpdateKey(ctx context.Context, org, id string, change func(*bill
 		if _, err := tx.Exec(ctx, updateKey, keyArgs(k)...); err != nil {
 			return err
 		}
-		if err := recordChange(ctx, tx, books.KeyUpdated(ctx, before, k)); err != nil {
+		if err := keyChanged(ctx, tx, k.ID); err != nil {
 			return err
 		}
-		return keyChanged(ctx, tx, k.ID)
+		return recordChange(ctx, tx, books.KeyUpdated(ctx, before, k))
 	})
 	if err != nil {
 		return billing.Key{}, fmt.Errorf("update key %q: %w", id, err)

@@ -265,7 +265,7 @@ func appendLine(ctx context.Context, tx pgx.Tx, line books.Line) (books.Line, er
 
 // Transactions implements billing.Ledger.
 func (s *Store) Transactions(ctx context.Context, org string, f billing.EntryFilter, page billing.Page) ([]billing.Entry, error) {
-	after, before, err := books.EntrySeqs(page)
+	after, before, err := books.EntrySeqs(f, page)
 	if err != nil {
 		return nil, fmt.Errorf("list transactions: %w", err)
 	}

@@ -134,10 +134,10 @@ func (s *Store) UpdateOrganization(ctx context.Context, id string, change func(*
 		if _, err := tx.Exec(ctx, updateOrganization, organizationArgs(o)...); err != nil {
 			return err
 		}
-		if err := recordChange(ctx, tx, books.OrganizationUpdated(ctx, before, o)); err != nil {
+		if err := organizationChanged(ctx, tx, o.ID); err != nil {
 			return err
 		}
-		return organizationChanged(ctx, tx, o.ID)
+		return recordChange(ctx, tx, books.OrganizationUpdated(ctx, before, o))
 	})
 	if err != nil {
 		return billing.Organization{}, fmt.Errorf("update organization %q: %w", id, err)

@@ -77,10 +77,10 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 			columns.OptionalAmount(p.Budget), string(p.BudgetPeriod), columns.OptionalAmount(p.BudgetSoft)); err != nil {
 			return err
 		}
-		if err := recordChange(ctx, tx, books.ProjectPut(ctx, before, p)); err != nil {
+		if err := organizationChanged(ctx, tx, org); err != nil {
 			return err
 		}
-		return organizationChanged(ctx, tx, org)
+		return recordChange(ctx, tx, books.ProjectPut(ctx, before, p))
 	})
 	if err != nil {
 		return billing.Project{}, fmt.Errorf("put project %q: %w", name, err)
@@ -104,10 +104,10 @@ func (s *Store) DeleteProject(ctx context.Context, org, name string, check func(
 		if _, err := tx.Exec(ctx, deleteProject, org, name); err != nil {
 			return err
 		}
-		if err := recordChange(ctx, tx, books.ProjectDeleted(ctx, p)); err != nil {
+		if err := organizationChanged(ctx, tx, org); err != nil {
 			return err
 		}
-		return organizationChanged(ctx, tx, org)
+		return recordChange(ctx, tx, books.ProjectDeleted(ctx, p))
 	})
 	if err != nil {
 		return fmt.Errorf("delete project %q: %w", name, err)

@@ -106,10 +106,10 @@ func rotateKey(ctx context.Context, tx pgx.Tx, before billing.Key, r billing.Rot
 	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 		return billing.Key{}, nil, err
 	}
-	if err := recordChange(ctx, tx, books.KeyRotated(ctx, before, k, r)); err != nil {
+	if err := keyChanged(ctx, tx, k.ID); err != nil {
 		return billing.Key{}, nil, err
 	}
-	return k, kept.Reply, keyChanged(ctx, tx, k.ID)
+	return k, kept.Reply, recordChange(ctx, tx, books.KeyRotated(ctx, before, k, r))
 }
 
 // DropSecrets implements billing.Keys.

@@ -281,7 +281,7 @@ func TestWhatIsDoneForAnOrganizationIsScoped(t *testing.T) {
 			return count(len(l), err)
 		},
 		"Requests of a key": func(ctx context.Context) error {
-			_, err := s.Requests(ctx, org, billing.Filter{KeyID: key}, page)
+			_, err := s.Requests(ctx, org, billing.Filter{KeyIDs: []string{key}}, page)
 			return err
 		},
 		"Request": func(ctx context.Context) error { _, err := s.Request(ctx, org, "req_"+org); return err },
@@ -290,7 +290,7 @@ func TestWhatIsDoneForAnOrganizationIsScoped(t *testing.T) {
 			return count(int(u.Requests), err)
 		},
 		"Usage by dates and keys": func(ctx context.Context) error {
-			u, err := s.Usage(ctx, org, billing.Filter{KeyID: key}, billing.Grouping{By: []billing.Dimension{billing.ByDate, billing.ByKey}})
+			u, err := s.Usage(ctx, org, billing.Filter{KeyIDs: []string{key}}, billing.Grouping{By: []billing.Dimension{billing.ByDate, billing.ByKey}})
 			return count(len(u.Groups), err)
 		},
 		"Usage of an owner": func(ctx context.Context) error {

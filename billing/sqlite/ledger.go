@@ -128,7 +128,7 @@ func (s *Store) append(ctx context.Context, tx *sql.Tx, line books.Line) (books.
 
 // Transactions implements billing.Ledger.
 func (s *Store) Transactions(ctx context.Context, org string, f billing.EntryFilter, page billing.Page) ([]billing.Entry, error) {
-	after, before, err := books.EntrySeqs(page)
+	after, before, err := books.EntrySeqs(f, page)
 	if err != nil {
 		return nil, fmt.Errorf("list transactions: %w", err)
 	}

@@ -17,14 +17,14 @@ const (
 	selectRecords = `SELECT ` + columns.Change + ` FROM changes
 WHERE organization_id = ?1 AND seq < ?2 AND at >= ?3 AND at < ?4
 	AND (?5 = '' OR actor_id = ?5 OR actor_name = ?5)
-	AND (?6 = '' OR action = ?6) AND (?7 = '' OR subject_kind = ?7)
+	AND (?6 = '' OR action = ?6) AND (?7 = '' OR subject_kind = ?7) AND (?9 = '' OR id = ?9)
 ORDER BY seq DESC LIMIT ?8`
 
 	selectRecordsOfSubject = `SELECT ` + columns.Change + ` FROM changes
 WHERE organization_id = ?1 AND seq < ?2 AND at >= ?3 AND at < ?4
 	AND (?5 = '' OR actor_id = ?5 OR actor_name = ?5)
-	AND (?6 = '' OR action = ?6) AND (?7 = '' OR subject_kind = ?7)
-	AND subject_id = ?9
+	AND (?6 = '' OR action = ?6) AND (?7 = '' OR subject_kind = ?7) AND (?9 = '' OR id = ?9)
+	AND subject_id = ?10
 ORDER BY seq DESC LIMIT ?8`
 
 	selectRecordSeq = `SELECT seq FROM changes WHERE organization_id = ?1 AND id = ?2`
@@ -57,7 +57,7 @@ func (s *Store) ListChanges(ctx context.Context, org string, f billing.ChangeFil
 	span := books.SpanOf(billing.Filter{From: f.From, To: f.To})
 	query := selectRecords
 	args := []any{
-		org, before, micros(span.From), micros(span.To), f.Actor, f.Action, string(f.SubjectKind), books.PageLimit(page),
+		org, before, micros(span.From), micros(span.To), f.Actor, f.Action, string(f.SubjectKind), books.PageLimit(page), f.ID,
 	}
 	if f.SubjectID != "" {
 		query, args = selectRecordsOfSubject, append(args, f.SubjectID)

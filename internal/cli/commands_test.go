@@ -101,7 +101,8 @@ var commandTests = map[string]struct {
 		status: 201, answer: anEntry, shows: []string{"Amount   -$12.50", "Balance  $87.50"},
 	},
 	"credits transactions list": {
-		args: []string{"credits", "transactions", "list", "--limit", "1"}, asks: "GET /v1/billing/transactions?limit=1",
+		args:   []string{"credits", "transactions", "list", "--limit", "1", "--type", "refund", "--type", "adjustment", "--order", "asc"},
+		asks:   "GET /v1/billing/transactions?limit=1&order=asc&type=refund&type=adjustment",
 		answer: `{"data":[` + anEntry + `],"next_cursor":null}`, shows: []string{"-$12.50   $87.50  typo"},
 	},
 	"credits transactions export": {
@@ -109,13 +110,13 @@ var commandTests = map[string]struct {
 		answer: "id\nent_1\n", shows: []string{"id\nent_1\n"},
 	},
 	"usage": {
-		args: []string{"usage", "--group-by", "date,key", "--interval", "day", "--timezone", "Europe/Zurich", "--key", "key_1"},
-		asks: "GET /v1/usage?group_by=date%2Ckey&interval=day&key_id=key_1&timezone=Europe%2FZurich", answer: dailyUsage,
+		args: []string{"usage", "--group-by", "date,key", "--interval", "day", "--timezone", "Europe/Zurich", "--key", "key_1", "--key", "key_2", "--owner", "mem_1"},
+		asks: "GET /v1/usage?group_by=date%2Ckey&interval=day&key_id=key_1&key_id=key_2&owner=mem_1&timezone=Europe%2FZurich", answer: dailyUsage,
 		shows: []string{"DATE        KEY         REQUESTS", "2026-11-01  ci (key_1)         2", "Others                         1", "Total                          3"},
 	},
 	"audit list": {
-		args: []string{"audit", "list", "--status", "200", "--filter", "streaming=true", "--key", "key_1"},
-		asks: "GET /v1/audit?key_id=key_1&limit=50&status=200&streaming=true", answer: `{"data":[` + aRequest + `],"next_cursor":null}`,
+		args: []string{"audit", "list", "--status", "200", "--status", "4xx", "--streaming", "true", "--key", "key_1", "--max-cost-nanos", "5"},
+		asks: "GET /v1/audit?key_id=key_1&limit=50&max_cost_nanos=5&status=200&status=4xx&streaming=true", answer: `{"data":[` + aRequest + `],"next_cursor":null}`,
 		shows: []string{"req_1    2026-11-01T08:00:00Z  ci   openai    gpt-4o-2024-08-06     200    1204          11  $0.002408  -"},
 	},
 	"audit show": {args: []string{"audit", "show", "req_1"}, asks: "GET /v1/audit/req_1", answer: itemized, shows: []string{

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -187,14 +188,17 @@ dispute; the balance is the sum of them.`,
 }
 
 func listTransactionsCommand(s *settings) *cobra.Command {
+	var f entryFilter
 	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "Lists the ledger, newest first",
-		Long:    "Lists the entries of the organization's ledger, newest first.",
-		Example: "  caddy llm-gateway credits transactions list --limit 10",
-		Args:    exactly(),
+		Use:   "list",
+		Short: "Lists the ledger, newest first",
+		Long:  "Lists the entries of the organization's ledger, newest first.",
+		Example: `  caddy llm-gateway credits transactions list --limit 10
+  caddy llm-gateway credits transactions list --type purchase --type refund --from 2026-11-01`,
+		Args: exactly(),
 	}
-	addList(cmd, s, pathOf("billing", "transactions"), nil, view[transaction]{
+	f.addTo(cmd)
+	addList(cmd, s, pathOf("billing", "transactions"), f.values, view[transaction]{
 		columns: []column{
 			left("ID"), left("TIME"), left("TYPE"), right("AMOUNT"), right("BALANCE"), left("FOR"),
 		},
@@ -207,8 +211,29 @@ func listTransactionsCommand(s *settings) *cobra.Command {
 	return cmd
 }
 
+// entryFilter are the flags that select entries of the ledger.
+type entryFilter struct {
+	span
+	named filterFlags
+}
+
+func (f *entryFilter) addTo(cmd *cobra.Command) {
+	f.span.addTo(cmd)
+	f.named = filterFlags{}
+	f.named.addRepeatedTo(cmd, filterFlag{"type", "type", "entries of this type: purchase, usage_debit, adjustment, refund, dispute"})
+	f.named.addTo(cmd, orderFlag)
+	complete(cmd, "type", "purchase", "usage_debit", "adjustment", "refund", "dispute")
+	complete(cmd, orderFlag.flag, "desc", "asc")
+}
+
+func (f *entryFilter) values() (url.Values, error) {
+	q := f.named.values()
+	f.addValues(q)
+	return q, nil
+}
+
 func exportTransactionsCommand(s *settings) *cobra.Command {
-	var when span
+	var f entryFilter
 	cmd := &cobra.Command{
 		Use:   "export",
 		Short: "Exports the ledger as CSV or JSON",
@@ -217,8 +242,8 @@ func exportTransactionsCommand(s *settings) *cobra.Command {
   caddy llm-gateway credits transactions export --format jsonl --from 2026-11-01 -o ledger.jsonl`,
 		Args: exactly(),
 	}
-	when.addTo(cmd)
-	addExport(cmd, s, pathOf("billing", "transactions", "export"), when.values)
+	f.addTo(cmd)
+	addExport(cmd, s, pathOf("billing", "transactions", "export"), f.values)
 	return cmd
 }
 

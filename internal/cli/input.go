@@ -104,18 +104,29 @@ func (in *input) choice(name, usage string, choices ...string) {
 type filterFlag struct{ flag, parameter, usage string }
 
 // filterFlags are what such flags are set to, by parameter.
-type filterFlags map[string]*string
+type filterFlags map[string]func() []string
 
 func (f filterFlags) addTo(cmd *cobra.Command, flags ...filterFlag) {
 	for _, flag := range flags {
-		f[flag.parameter] = cmd.Flags().String(flag.flag, "", flag.usage)
+		value := cmd.Flags().String(flag.flag, "", flag.usage)
+		f[flag.parameter] = func() []string { return []string{*value} }
+	}
+}
+
+// addRepeatedTo adds flags that may be repeated: then each of the values will do.
+func (f filterFlags) addRepeatedTo(cmd *cobra.Command, flags ...filterFlag) {
+	for _, flag := range flags {
+		values := cmd.Flags().StringArray(flag.flag, nil, flag.usage+"; may be repeated")
+		f[flag.parameter] = func() []string { return *values }
 	}
 }
 
 func (f filterFlags) values() url.Values {
 	q := url.Values{}
-	for name, value := range f {
-		setIf(q, name, *value)
+	for name, values := range f {
+		for _, value := range values() {
+			addIf(q, name, value)
+		}
 	}
 	return q
 }
@@ -123,10 +134,10 @@ func (f filterFlags) values() url.Values {
 // query is values for those who may fail.
 func (f filterFlags) query() (url.Values, error) { return f.values(), nil }
 
-// setIf sets a parameter that is given.
-func setIf(q url.Values, name, value string) {
+// addIf adds a parameter that is given.
+func addIf(q url.Values, name, value string) {
 	if value != "" {
-		q.Set(name, value)
+		q.Add(name, value)
 	}
 }
 
