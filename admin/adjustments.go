@@ -69,7 +69,7 @@ func (in *adjustInput) entry(account billing.Account, now time.Time) (billing.En
 	case amount > 0 && account.Balance > math.MaxInt64-amount, amount < 0 && account.Balance < math.MinInt64-amount:
 		f.add("body.amount_dollars", "expected an amount that leaves a balance of less than 9.2 billion")
 	}
-	if strings.TrimSpace(in.Body.Reason) == "" || !isPlainText(in.Body.Reason) {
+	if strings.TrimSpace(in.Body.Reason) == "" || !billing.IsPlainText(in.Body.Reason) {
 		f.add("body.reason", "expected a reason without control characters")
 	}
 	key := in.IdempotencyKey

@@ -52,14 +52,10 @@ type attempt struct {
 }
 
 func newAttempt(a billing.Attempt) attempt {
-	row := attempt{
+	return attempt{
 		Provider: a.Provider, Model: a.Model, Credential: a.Credential,
-		Error: orNil(a.Error), DurationMS: a.Duration.Milliseconds(),
+		Status: orNil(a.Status), Error: orNil(a.Error), DurationMS: a.Duration.Milliseconds(),
 	}
-	if a.Status != 0 {
-		row.Status = &a.Status
-	}
-	return row
 }
 
 func newAuditRow(s billing.Settlement) AuditRow {
@@ -137,7 +133,7 @@ func (a *api) listAudit(ctx context.Context, in *auditInput) (*body[list[AuditRo
 }
 
 func (a *api) getAudit(ctx context.Context, in *requestInput) (*body[AuditDetail], error) {
-	if !isPlainText(in.RequestID) {
+	if !billing.IsPlainText(in.RequestID) {
 		return nil, notFound("request")
 	}
 	s, err := a.gateway.Store().Request(ctx, organizationOf(ctx), in.RequestID)
@@ -183,6 +179,14 @@ func (a *api) exportAudit(ctx context.Context, in *auditExportInput) (*huma.Stre
 		page: func(ctx context.Context, page billing.Page) ([]billing.Settlement, error) {
 			return a.gateway.Store().Requests(ctx, org, f, page)
 		},
+		find: func(ctx context.Context, id string) ([]billing.Settlement, error) {
+			one := f
+			one.Detail.RequestID = id
+			if f.Detail.RequestID != "" && f.Detail.RequestID != id {
+				return nil, nil
+			}
+			return a.gateway.Store().Requests(ctx, org, one, billing.Page{Limit: 1})
+		},
 		id:      func(s *billing.Settlement) string { return s.RequestID },
 		row:     newAuditRow,
 		columns: auditColumns,
@@ -218,6 +222,6 @@ var auditColumns = []column[AuditRow]{
 	{"usage_source", func(c *cells, r *AuditRow) { c.text(r.UsageSource) }},
 	{"price_rule_id", func(c *cells, r *AuditRow) { c.optional(r.PriceRuleID) }},
 	{"attempts", func(c *cells, r *AuditRow) { c.number(int64(r.Attempts)) }},
-	{"attempt_log", func(c *cells, r *AuditRow) { c.json(r.AttemptLog) }},
-	{"changes", func(c *cells, r *AuditRow) { c.json(r.Changes) }},
+	{"attempt_log", func(c *cells, r *AuditRow) { addList(c, r.AttemptLog) }},
+	{"changes", func(c *cells, r *AuditRow) { addList(c, r.Changes) }},
 }

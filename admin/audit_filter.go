@@ -15,8 +15,6 @@ import (
 // AuditSelection are the parameters that select audit rows, beyond those that
 // select usage too. Of a parameter that is repeated, each value will do.
 type AuditSelection struct {
-	KeyID       string   `query:"key_id" maxLength:"200" doc:"Requests with this key."`
-	Project     string   `query:"project" maxLength:"200" doc:"Requests with keys that belonged to this project at the time."`
 	RequestID   string   `query:"request_id" maxLength:"200" doc:"The request of this id."`
 	KeyName     []string `query:"key_name,explode" maxItems:"50" doc:"The key's name at the time."`
 	Endpoint    []string `query:"endpoint,explode" maxItems:"50" example:"chat/completions"`
@@ -57,6 +55,7 @@ type AuditBounds struct {
 type AuditQuery struct {
 	Interval
 	Selection
+	KeySelection
 	AuditSelection
 	Sorting
 }
@@ -65,28 +64,18 @@ type AuditQuery struct {
 // All faults are reported together.
 func (q *AuditQuery) filter(ctx context.Context) (billing.Filter, error) {
 	var f faults
-	out := billing.Filter{KeyID: q.KeyID, Provider: q.Provider, Model: q.Model, Project: q.Project}
+	out := q.Selection.read(&f, q.KeyID)
 	out.Owner, _ = ownOnly(ctx)
 	out.From, out.To = q.Interval.read(&f)
 	q.AuditSelection.read(&f, &out.Detail)
 	q.AuditBounds.read(&f, &out.Detail)
-	checkTexts(&f, map[string][]string{
-		"key_id": {q.KeyID}, "provider": {q.Provider}, "model": {q.Model}, "project": {q.Project},
-		"request_id": {q.RequestID}, "key_name": q.KeyName, "endpoint": q.Endpoint, "error": q.Error,
-		"price_rule_id": q.PriceRuleID, "user_agent": {q.UserAgent},
-	})
+	f.checkTexts("request_id", q.RequestID)
+	f.checkTexts("key_name", q.KeyName...)
+	f.checkTexts("endpoint", q.Endpoint...)
+	f.checkTexts("error", q.Error...)
+	f.checkTexts("price_rule_id", q.PriceRuleID...)
+	f.checkTexts("user_agent", q.UserAgent)
 	return out, f.err()
-}
-
-// checkTexts finds texts that no store can compare.
-func checkTexts(f *faults, parameters map[string][]string) {
-	for name, values := range parameters {
-		for _, v := range values {
-			if !isPlainText(v) || len(v) > 1024 {
-				f.add("query."+name, "expected text without control characters, of at most 1024 bytes")
-			}
-		}
-	}
 }
 
 func (s *AuditSelection) read(f *faults, d *billing.Detail) {

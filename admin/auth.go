@@ -265,7 +265,7 @@ var errNoOrganization = &problem{
 }
 
 func (a *api) account(ctx context.Context, org string) (billing.Account, error) {
-	if !isPlainText(org) {
+	if !billing.IsPlainText(org) {
 		return billing.Account{}, errNoOrganization
 	}
 	account, err := again(ctx, func() (billing.Account, error) { return a.gateway.Store().Account(ctx, org) })

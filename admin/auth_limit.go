@@ -30,12 +30,7 @@ type addressLimit struct {
 func (l *addressLimit) check(client string) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	now := l.now()
-	missing := 1 - l.of(client).TokensAt(now)
-	if missing <= 0 {
-		return nil
-	}
-	return tooMany(time.Duration(missing * float64(l.every)))
+	return l.missing(client, l.now())
 }
 
 // count takes one from what the client has left.
@@ -45,13 +40,25 @@ func (l *addressLimit) count(client string) {
 	l.of(client).AllowN(l.now(), 1)
 }
 
-// take is both.
+// take is both, of which nothing comes in between.
 func (l *addressLimit) take(client string) error {
-	if err := l.check(client); err != nil {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.now()
+	if err := l.missing(client, now); err != nil {
 		return err
 	}
-	l.count(client)
+	l.of(client).AllowN(now, 1)
 	return nil
+}
+
+// missing fails if the client has nothing left. The caller holds mu.
+func (l *addressLimit) missing(client string, now time.Time) error {
+	missing := 1 - l.of(client).TokensAt(now)
+	if missing <= 0 {
+		return nil
+	}
+	return tooMany(time.Duration(missing * float64(l.every)))
 }
 
 func (l *addressLimit) of(client string) *rate.Limiter {

@@ -152,7 +152,7 @@ func (a *api) purchase(ctx context.Context, in *purchaseInput) (*purchaseOutput,
 	if err != nil {
 		return nil, err
 	}
-	if !isPlainText(in.IdempotencyKey) {
+	if !billing.IsPlainText(in.IdempotencyKey) {
 		var f faults
 		f.add("header.Idempotency-Key", "expected text without control characters")
 		return nil, f.err()

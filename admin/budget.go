@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -34,7 +35,7 @@ const (
 
 // Schema lists the modes.
 func (holdMode) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{Type: huma.TypeString, Enum: []any{string(holdEstimate), string(holdStrict)}}
+	return enumOf(holdEstimate, holdStrict)
 }
 
 // weekDay is a billing.WeekStart in requests.
@@ -42,11 +43,7 @@ type weekDay billing.WeekStart
 
 // Schema lists the days.
 func (weekDay) Schema(huma.Registry) *huma.Schema {
-	s := &huma.Schema{Type: huma.TypeString}
-	for _, w := range billing.WeekStarts {
-		s.Enum = append(s.Enum, string(w))
-	}
-	return s
+	return enumOf(billing.WeekStarts...)
 }
 
 // BudgetLimits are the fields that the budgets of organizations and of projects
@@ -66,20 +63,10 @@ type budgetFields struct {
 // apply changes the settings that are there. Those that are null come with
 // their type's zero value.
 func (l BudgetLimits) apply(f *faults, to budgetFields) {
-	if l.MaxDollars.Set {
-		*to.limit = checkLimit(f, "body.max_dollars", l.MaxDollars)
-	}
-	if l.SoftDollars.Set {
-		*to.soft = checkLimit(f, "body.soft_dollars", l.SoftDollars)
-	}
+	applyLimits(f, limitInput{"max_dollars", l.MaxDollars, to.limit}, limitInput{"soft_dollars", l.SoftDollars, to.soft})
 	if l.Period.Set {
 		*to.period = billing.Period(l.Period.Value)
 	}
-	field := "body.soft_dollars"
-	if !l.SoftDollars.Set {
-		field = "body.max_dollars"
-	}
-	checkSoft(f, *to.soft, *to.limit, field)
 }
 
 // putBudget replaces the settings that it names.
@@ -141,10 +128,7 @@ func (p putBudget) apply(org *billing.Organization) error {
 }
 
 func (a *api) answerBudget(ctx context.Context, org billing.Organization) (*tagged[budget], error) {
-	period, week := org.BudgetPeriod, a.weekStart(org)
-	if period == "" {
-		period = billing.Never
-	}
+	period, week := cmp.Or(org.BudgetPeriod, billing.Never), a.weekStart(org)
 	current := billing.BudgetOf(org.ID, period, time.Now(), week)
 	spent, err := a.gateway.Store().Spend(ctx, []billing.Allowance{current})
 	if err != nil {

@@ -3,6 +3,7 @@ package admin
 import (
 	"fmt"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -89,6 +90,26 @@ func TestFaultyBudgetsAreRefusedByField(t *testing.T) {
 	}
 	if len(g.orgs) != 1 {
 		t.Errorf("refused changes were announced: %+v", g.orgs)
+	}
+}
+
+// Limits of keys, budgets and projects are checked alike: the field that was
+// sent is at fault, once.
+func TestSoftLimitAboveTheLimit(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, newGateway(t))
+	c.do(http.MethodPut, "/v1/budget", `{"max_dollars":5,"soft_dollars":4}`).want(t, http.StatusOK)
+	for body, want := range map[string]string{
+		`{"soft_dollars":6}`:                   `"details":[{"location":"body.soft_dollars","message":"expected at most max_dollars"}]}`,
+		`{"max_dollars":2,"soft_dollars":3}`:   `"details":[{"location":"body.soft_dollars","message":"expected at most max_dollars"}]}`,
+		`{"max_dollars":3}`:                    `"details":[{"location":"body.max_dollars","message":"expected at least soft_dollars, which is set already"}]}`,
+		`{"max_dollars":"x"}`:                  `"details":[{"location":"body.max_dollars","message":"expected a decimal`,
+		`{"max_dollars":"x","soft_dollars":6}`: `"details":[{"location":"body.max_dollars","message":"expected a decimal`,
+	} {
+		answer := c.do(http.MethodPut, "/v1/budget", body).want(t, http.StatusUnprocessableEntity, want)
+		if n := strings.Count(answer.body, `"location"`); n != 1 {
+			t.Errorf("%s: %d faults: %s", body, n, answer.body)
+		}
 	}
 }
 

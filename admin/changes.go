@@ -64,9 +64,9 @@ const (
 
 // Schema lists the scopes.
 func (changeScope) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{
-		Type: huma.TypeString, Enum: []any{string(organizationScope), string(gatewayScope)}, Default: string(organizationScope),
-	}
+	s := enumOf(organizationScope, gatewayScope)
+	s.Default = string(organizationScope)
+	return s
 }
 
 // subjectKind is a billing.SubjectKind in requests.
@@ -74,11 +74,7 @@ type subjectKind billing.SubjectKind
 
 // Schema lists the kinds.
 func (subjectKind) Schema(huma.Registry) *huma.Schema {
-	s := &huma.Schema{Type: huma.TypeString}
-	for _, k := range billing.SubjectKinds {
-		s.Enum = append(s.Enum, string(k))
-	}
-	return s
+	return enumOf(billing.SubjectKinds...)
 }
 
 // ChangeSelection are the parameters that select changes.
@@ -133,13 +129,9 @@ func (s ChangeSelection) read(ctx context.Context) (org string, out billing.Chan
 		Actor: s.Actor, Action: s.Action, SubjectKind: billing.SubjectKind(s.SubjectKind), SubjectID: s.SubjectID,
 	}
 	out.From, out.To = s.Interval.read(&f)
-	for location, text := range map[string]string{
-		"query.actor": s.Actor, "query.action": s.Action, "query.subject_id": s.SubjectID,
-	} {
-		if !isPlainText(text) {
-			f.add(location, "expected text without control characters")
-		}
-	}
+	f.checkTexts("actor", s.Actor)
+	f.checkTexts("action", s.Action)
+	f.checkTexts("subject_id", s.SubjectID)
 	if err := f.err(); err != nil {
 		return "", billing.ChangeFilter{}, err
 	}

@@ -39,6 +39,11 @@ func (a *api) exportChanges(ctx context.Context, in *exportChangesInput) (*huma.
 		page: func(ctx context.Context, page billing.Page) ([]billing.ChangeRecord, error) {
 			return a.gateway.Store().ListChanges(ctx, org, f, page)
 		},
+		find: func(ctx context.Context, id string) ([]billing.ChangeRecord, error) {
+			one := f
+			one.ID = id
+			return a.gateway.Store().ListChanges(ctx, org, one, billing.Page{Limit: 1})
+		},
 		id:      func(c *billing.ChangeRecord) string { return c.ID },
 		row:     newChange,
 		columns: changeColumns,

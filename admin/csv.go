@@ -19,16 +19,37 @@ type column[R any] struct {
 	cell func(c *cells, row *R)
 }
 
-// cells is a record on its way into a CSV file.
-type cells []string
+// cells is a record on its way into a CSV file. Files have millions of records:
+// all cells of one are written to one buffer, and become strings together.
+type cells struct {
+	buffer []byte
+	ends   []int // of the cells, in the buffer
+	record []string
+}
+
+func (c *cells) reset() { c.buffer, c.ends, c.record = c.buffer[:0], c.ends[:0], c.record[:0] }
+
+// end ends a cell.
+func (c *cells) end() { c.ends = append(c.ends, len(c.buffer)) }
+
+// strings returns the cells, until the next reset.
+func (c *cells) strings() []string {
+	all, start := string(c.buffer), 0
+	for _, end := range c.ends {
+		c.record = append(c.record, all[start:end])
+		start = end
+	}
+	return c.record
+}
 
 // text adds a text. One that a spreadsheet would take for a formula gets an
 // apostrophe, which spreadsheets take for the mark of a text.
 func (c *cells) text(s string) {
 	if first, size := utf8.DecodeRuneInString(s); size > 0 && strings.ContainsRune(formulaStarts, first) {
-		s = "'" + s
+		c.buffer = append(c.buffer, '\'')
 	}
-	*c = append(*c, s)
+	c.buffer = append(c.buffer, s...)
+	c.end()
 }
 
 // formulaStarts begin formulas, some of them in some languages only.
@@ -37,34 +58,53 @@ const formulaStarts = "=+-@\t\r\n＝＋－＠"
 // optional adds a text, or nothing.
 func (c *cells) optional(s *string) {
 	if s == nil {
-		s = new(string)
+		c.end()
+		return
 	}
 	c.text(*s)
 }
 
-func (c *cells) number(n int64) { *c = append(*c, strconv.FormatInt(n, 10)) }
+func (c *cells) number(n int64) {
+	c.buffer = strconv.AppendInt(c.buffer, n, 10)
+	c.end()
+}
 
 // dollars adds an amount as a decimal number, exactly.
-func (c *cells) dollars(m billing.Money) { *c = append(*c, m.String()) }
+func (c *cells) dollars(m billing.Money) {
+	c.buffer = m.AppendTo(c.buffer)
+	c.end()
+}
 
-func (c *cells) flag(f bool) { *c = append(*c, strconv.FormatBool(f)) }
+func (c *cells) flag(f bool) {
+	c.buffer = strconv.AppendBool(c.buffer, f)
+	c.end()
+}
 
-func (c *cells) time(t time.Time) { *c = append(*c, t.Format(time.RFC3339Nano)) }
+func (c *cells) time(t time.Time) {
+	c.buffer = t.AppendFormat(c.buffer, time.RFC3339Nano)
+	c.end()
+}
 
-// json adds what has no form of its own in CSV; nothing for an empty list.
-func (c *cells) json(v any) {
-	b, err := json.Marshal(v)
+// addList adds a list as JSON, as it has no form of its own in CSV; nothing for
+// an empty one.
+func addList[T any](c *cells, list []T) {
+	if len(list) == 0 {
+		c.end()
+		return
+	}
+	b, err := json.Marshal(list)
 	if err != nil {
 		panic("write JSON: " + err.Error()) // lists of plain structs always encode
 	}
-	c.text(strings.TrimPrefix(string(b), "[]"))
+	c.buffer = append(c.buffer, b...) // its bracket starts no formula
+	c.end()
 }
 
 // csvEncoder writes rows as RFC 4180 says, after a line with their names.
 type csvEncoder[R any] struct {
 	w       *csv.Writer
 	columns []column[R]
-	record  cells
+	cells   cells
 }
 
 func newCSVEncoder[R any](w io.Writer, columns []column[R]) *csvEncoder[R] {
@@ -75,23 +115,23 @@ func newCSVEncoder[R any](w io.Writer, columns []column[R]) *csvEncoder[R] {
 
 func (e *csvEncoder[R]) begin() error {
 	for _, c := range e.columns {
-		e.record = append(e.record, c.name)
+		e.cells.text(c.name)
 	}
 	return e.write()
 }
 
 func (e *csvEncoder[R]) add(row *R) error {
-	e.record = e.record[:0]
 	for _, c := range e.columns {
-		c.cell(&e.record, row)
+		c.cell(&e.cells, row)
 	}
 	return e.write()
 }
 
 func (e *csvEncoder[R]) write() error {
-	if err := e.w.Write(e.record); err != nil {
+	if err := e.w.Write(e.cells.strings()); err != nil {
 		return fmt.Errorf("writing CSV: %w", err)
 	}
+	e.cells.reset()
 	return nil
 }
 

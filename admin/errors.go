@@ -10,7 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 	"unicode/utf8"
 
 	"github.com/caddy-llm-gateway/gateway/admin/oidc"
@@ -114,6 +113,18 @@ type faults []problemDetail
 
 func (f *faults) add(location, message string) {
 	*f = append(*f, problemDetail{Location: clip(location), Message: clip(message)})
+}
+
+// maxText is how long a text can be that is looked for, in bytes.
+const maxText = 1024
+
+// checkTexts finds values of a query parameter that no store can compare.
+func (f *faults) checkTexts(parameter string, values ...string) {
+	for _, v := range values {
+		if !billing.IsPlainText(v) || len(v) > maxText {
+			f.add("query."+parameter, fmt.Sprintf("expected text without control characters, of at most %d bytes", maxText))
+		}
+	}
 }
 
 // err returns the faults as one error, nil if there are none.
@@ -224,10 +235,4 @@ func (a *api) present(ctx huma.Context, _ string, body any) (any, error) {
 		return &problem{Message: "the request body is not JSON: " + f[0].Message, Details: f[:1]}, nil
 	}
 	return f.problem(m.Status), nil
-}
-
-// isPlainText tells whether s can be stored and compared by every store: valid
-// UTF-8 without control characters.
-func isPlainText(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }

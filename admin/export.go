@@ -37,6 +37,8 @@ type exported[T, R any] struct {
 	// parts, however slow its client is: no connection, and no snapshot that
 	// would keep a database from cleaning up.
 	page func(ctx context.Context, page billing.Page) ([]T, error)
+	// find returns the element of an id, if that is selected.
+	find func(ctx context.Context, id string) ([]T, error)
 	id   func(*T) string
 	// confirm fails once the caller may read no more of it.
 	confirm func() error
@@ -47,7 +49,7 @@ type exported[T, R any] struct {
 // ExportOptions are the parameters of a file.
 type ExportOptions struct {
 	Format         string `query:"format" enum:"csv,json,jsonl" default:"csv" doc:"csv: RFC 4180 with a header line; json: an array; jsonl: one object a line."`
-	After          string `query:"after" maxLength:"200" doc:"The id in the last row of a file that broke off: what comes after that row."`
+	After          string `query:"after" maxLength:"200" doc:"The id in the last row of a file that broke off, with the same other parameters: what comes after that row."`
 	AcceptEncoding string `header:"Accept-Encoding" hidden:"true"`
 }
 
@@ -86,18 +88,23 @@ func registerExport[I any](a *api, op huma.Operation, handle func(context.Contex
 // its own; what goes wrong later breaks the connection off, so that no client
 // takes a part for the whole.
 func export[T, R any](ctx context.Context, a *api, in *ExportOptions, x exported[T, R]) (*huma.StreamResponse, error) {
-	if !isPlainText(in.After) {
+	if !billing.IsPlainText(in.After) {
 		return nil, strayRow()
 	}
 	org := organizationOf(ctx)
 	if !a.exports.begin(org) {
 		return nil, errTooManyExports
 	}
+	var answer *huma.StreamResponse
+	defer func() {
+		if answer == nil { // nobody will write it, and end it
+			a.exports.end(org)
+		}
+	}()
 	page := x.start
 	page.After, page.Limit = in.After, exportPage
-	first, err := x.page(ctx, page)
+	first, err := x.first(ctx, page)
 	if err != nil {
-		a.exports.end(org)
 		return nil, exportError(x.name, err)
 	}
 	reader := ctx
@@ -105,7 +112,7 @@ func export[T, R any](ctx context.Context, a *api, in *ExportOptions, x exported
 		reader, err = a.confirmRole(reader, "export-"+x.name)
 		return err
 	}
-	return &huma.StreamResponse{Body: func(hc huma.Context) {
+	answer = &huma.StreamResponse{Body: func(hc huma.Context) {
 		defer a.exports.end(org)
 		r, w := humago.Unwrap(hc)
 		file := newExportWriter(w, in, x.name)
@@ -120,7 +127,23 @@ func export[T, R any](ctx context.Context, a *api, in *ExportOptions, x exported
 			panic(http.ErrAbortHandler)
 		}
 		w.Header().Set(completeTrailer, strconv.Itoa(rows))
-	}}, nil
+	}}
+	return answer, nil
+}
+
+// first reads the first part. It goes on after a row of the same list only: one
+// of the organization, and of the same filters.
+func (x *exported[T, R]) first(ctx context.Context, page billing.Page) ([]T, error) {
+	if page.After != "" {
+		found, err := x.find(ctx, page.After)
+		if err != nil {
+			return nil, err
+		}
+		if len(found) == 0 {
+			return nil, billing.ErrNotFound
+		}
+	}
+	return x.page(ctx, page)
 }
 
 func (x *exported[T, R]) write(ctx context.Context, w *exportWriter, page billing.Page, part []T) (rows int, err error) {
@@ -128,9 +151,10 @@ func (x *exported[T, R]) write(ctx context.Context, w *exportWriter, page billin
 	if err := encode.begin(); err != nil {
 		return 0, err
 	}
+	var row R // on the heap, once
 	for {
 		for i := range part {
-			row := x.row(part[i])
+			row = x.row(part[i])
 			if err := encode.add(&row); err != nil {
 				return rows, err
 			}

@@ -75,7 +75,7 @@ func accepts(header, encoding string) bool {
 
 func strayRow() error {
 	var f faults
-	f.add("query.after", "expected the id of a row of this list")
+	f.add("query.after", "expected the id of a row of this list, with the same filters")
 	return f.err()
 }
 
@@ -91,4 +91,6 @@ func exportError(name string, err error) error {
 var errTooManyExports = &problem{
 	status:  http.StatusTooManyRequests,
 	Message: fmt.Sprintf("%d exports of the organization are running, which is the most: try again when one has ended", maxExports),
+	// Nobody knows when that is: it depends on their clients.
+	retryAfter: 5,
 }

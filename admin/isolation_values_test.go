@@ -2,6 +2,7 @@ package admin
 
 import (
 	"encoding/base64"
+	"net/url"
 	"regexp"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 
 // belongings are the ids of what an organization has.
 type belongings struct {
-	org, key, member, request, project, token, node string
+	org, key, member, request, change, project, token, node string
 }
 
 // theOther is the id of the other organization.
@@ -42,7 +43,7 @@ var pathIDs = map[string]func(belongings) string{
 var queryIDs = map[string]func(belongings) []string{
 	"action":        same("key.create"),
 	"actor":         func(b belongings) []string { return []string{b.member} },
-	"after":         func(b belongings) []string { return []string{b.request, "ent_0000000000000001"} },
+	"after":         func(b belongings) []string { return []string{b.request, b.change, "ent_0000000000000001"} },
 	"changed":       same("true"),
 	"client_ip":     same("192.0.2.1"),
 	"endpoint":      same("/v1/chat/completions"),
@@ -155,13 +156,27 @@ func same(v string) func(belongings) []string {
 	return func(belongings) []string { return []string{v} }
 }
 
-// cursors are what lists of the organization continue from.
+// cursors are the ids that lists of the organization continue from.
 func cursors(b belongings) []string {
 	var all []string
-	for _, id := range []string{b.org, b.key, b.member, b.request, b.project, "ent_0000000000000001"} {
+	for _, id := range b.listed() {
 		all = append(all, base64.RawURLEncoding.EncodeToString([]byte(id)))
 	}
 	return all
+}
+
+// cursorsOf are the cursors that the organization's list of a path has.
+func (b belongings) cursorsOf(path string) []string {
+	mark := listMark(b.org, path, url.Values{})
+	var all []string
+	for _, id := range b.listed() {
+		all = append(all, base64.RawURLEncoding.EncodeToString(append(mark[:], id...)))
+	}
+	return all
+}
+
+func (b belongings) listed() []string {
+	return []string{b.org, b.key, b.member, b.request, b.change, b.project, "ent_0000000000000001"}
 }
 
 func idempotencyKeyOf(org string) string { return "idempotency-key-of-" + org }
@@ -205,5 +220,8 @@ func (w *world) furnish(org, text string, amount billing.Money) belongings {
 		Reason: "reason " + text, Actor: "actor " + text, IdempotencyKey: idempotencyKeyOf(org),
 	})
 	check(err)
+	changes, err := s.ListChanges(t.Context(), org, billing.ChangeFilter{SubjectID: b.key}, billing.Page{})
+	check(err)
+	b.change = changes[0].ID
 	return b
 }

@@ -47,11 +47,7 @@ type resetPeriod billing.Period
 
 // Schema lists the periods.
 func (resetPeriod) Schema(huma.Registry) *huma.Schema {
-	s := &huma.Schema{Type: huma.TypeString}
-	for _, p := range billing.Periods {
-		s.Enum = append(s.Enum, string(p))
-	}
-	return s
+	return enumOf(billing.Periods...)
 }
 
 // wholeNumber is a limit in requests, however it is written: 60 or 6e1.
@@ -129,26 +125,10 @@ func (s KeySettings) apply(f *faults, k *billing.Key, now time.Time) {
 			k.UsageLimitReset = billing.Never
 		}
 	}
-	s.applyLimits(f, k)
+	applyLimits(f,
+		limitInput{"usage_limit_dollars", s.UsageLimitDollars, &k.UsageLimit},
+		limitInput{"usage_soft_limit_dollars", s.UsageSoftLimitDollars, &k.UsageSoftLimit})
 	s.applyExpiry(f, k, now)
-}
-
-func (s KeySettings) applyLimits(f *faults, k *billing.Key) {
-	before := len(*f)
-	if s.UsageLimitDollars.Set {
-		k.UsageLimit = checkLimit(f, "body.usage_limit_dollars", s.UsageLimitDollars)
-	}
-	if s.UsageSoftLimitDollars.Set {
-		k.UsageSoftLimit = checkLimit(f, "body.usage_soft_limit_dollars", s.UsageSoftLimitDollars)
-	}
-	if len(*f) > before || k.UsageLimit == nil || k.UsageSoftLimit == nil || *k.UsageSoftLimit <= *k.UsageLimit {
-		return
-	}
-	if s.UsageSoftLimitDollars.Set {
-		f.add("body.usage_soft_limit_dollars", "expected at most usage_limit_dollars")
-	} else {
-		f.add("body.usage_limit_dollars", "expected at least usage_soft_limit_dollars, which the key has already")
-	}
 }
 
 // applyExpiry accepts a past that the key has already: a client may send back
@@ -169,21 +149,10 @@ func (s KeySettings) applyExpiry(f *faults, k *billing.Key, now time.Time) {
 }
 
 func checkName(f *faults, name string) string {
-	if strings.TrimSpace(name) == "" || !isPlainText(name) {
+	if strings.TrimSpace(name) == "" || !billing.IsPlainText(name) {
 		f.add("body.name", "expected a name without control characters")
 	}
 	return name
-}
-
-func checkLimit(f *faults, location string, limit optional[dollarText]) *billing.Money {
-	if limit.Null {
-		return nil
-	}
-	amount, err := limit.Value.amount()
-	if err != nil {
-		f.add(location, err.Error())
-	}
-	return &amount
 }
 
 // checkEach returns the entries of a list as check returns them, each once.
@@ -218,7 +187,7 @@ func checkProvider(name string) (string, error) {
 }
 
 func checkGlob(glob string) (string, error) {
-	if glob == "" || strings.ContainsFunc(glob, unicode.IsSpace) || !isPlainText(glob) {
+	if glob == "" || strings.ContainsFunc(glob, unicode.IsSpace) || !billing.IsPlainText(glob) {
 		return "", errors.New("expected a model name or a glob without white space")
 	}
 	return glob, nil

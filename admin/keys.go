@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,10 +37,6 @@ type key struct {
 }
 
 func newKey(k billing.Key, spend billing.Money, now time.Time) key {
-	reset := k.UsageLimitReset
-	if reset == "" {
-		reset = billing.Never
-	}
 	previous := k.PreviousSecretExpiresAt
 	if !previous.After(now) || k.Status(now) != billing.KeyActive {
 		previous = time.Time{} // it opens nothing any more
@@ -59,7 +56,7 @@ func newKey(k billing.Key, spend billing.Money, now time.Time) key {
 		MaxConcurrent:           orNil(k.MaxConcurrent),
 		UsageLimitDollars:       (*dollars)(k.UsageLimit),
 		UsageSoftLimitDollars:   (*dollars)(k.UsageSoftLimit),
-		UsageLimitReset:         string(reset),
+		UsageLimitReset:         string(cmp.Or(k.UsageLimitReset, billing.Never)),
 		ExpiresAt:               timeOrNil(k.ExpiresAt),
 		PreviousSecretExpiresAt: timeOrNil(previous),
 		CreatedAt:               k.CreatedAt.UTC(),
@@ -79,13 +76,9 @@ type listKeysInput struct {
 // filter reads the parameters that select keys.
 func (in *listKeysInput) filter(now time.Time) (billing.KeyFilter, error) {
 	var f faults
-	for _, p := range []struct{ location, text string }{
-		{"query.project", in.Project}, {"query.owner_id", in.OwnerID}, {"query.q", in.Q},
-	} {
-		if !isPlainText(p.text) {
-			f.add(p.location, "expected text without control characters")
-		}
-	}
+	f.checkTexts("project", in.Project)
+	f.checkTexts("owner_id", in.OwnerID)
+	f.checkTexts("q", in.Q)
 	return billing.KeyFilter{
 		Owner: in.OwnerID, Project: in.Project, Name: in.Q, Status: billing.KeyStatus(in.Status), At: now,
 	}, f.err()
@@ -248,7 +241,7 @@ func revoke(k *billing.Key) error {
 }
 
 func (a *api) findKey(ctx context.Context, id string) (billing.Key, error) {
-	if !isPlainText(id) {
+	if !billing.IsPlainText(id) {
 		return billing.Key{}, notFound("key")
 	}
 	k, err := a.gateway.Store().Key(ctx, organizationOf(ctx), id)
@@ -264,7 +257,7 @@ func (a *api) findKey(ctx context.Context, id string) (billing.Key, error) {
 // changeKey changes the key in the store and for the next request, if it is the
 // version that the caller has read.
 func (a *api) changeKey(ctx context.Context, id string, change func(*billing.Key) error) (billing.Key, error) {
-	if !isPlainText(id) {
+	if !billing.IsPlainText(id) {
 		return billing.Key{}, notFound("key")
 	}
 	k, err := a.gateway.Store().UpdateKey(ctx, organizationOf(ctx), id, func(k *billing.Key) error {

@@ -106,7 +106,7 @@ func (a *api) beginLogin(ctx context.Context, in *loginInput) (*redirect, error)
 // isOwnPath tells whether a browser that is sent there stays on the gateway.
 func isOwnPath(path string) bool {
 	u, err := url.Parse(path)
-	return err == nil && isPlainText(path) && !strings.Contains(path, `\`) && u.Scheme == "" && u.Host == "" && u.User == nil &&
+	return err == nil && billing.IsPlainText(path) && !strings.Contains(path, `\`) && u.Scheme == "" && u.Host == "" && u.User == nil &&
 		strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//")
 }
 

@@ -42,11 +42,7 @@ type memberRole billing.Role
 
 // Schema lists the roles.
 func (memberRole) Schema(huma.Registry) *huma.Schema {
-	s := &huma.Schema{Type: huma.TypeString}
-	for _, r := range billing.Roles {
-		s.Enum = append(s.Enum, string(r))
-	}
-	return s
+	return enumOf(billing.Roles...)
 }
 
 type listMembersInput struct {
@@ -155,7 +151,7 @@ func (a *api) getMember(ctx context.Context, in *memberInput) (*tagged[member], 
 }
 
 func (a *api) findMember(ctx context.Context, id string) (billing.Member, error) {
-	if !isPlainText(id) {
+	if !billing.IsPlainText(id) {
 		return billing.Member{}, notFound("member")
 	}
 	m, err := a.gateway.Store().Member(ctx, organizationOf(ctx), id)
@@ -166,7 +162,7 @@ func (a *api) updateMember(ctx context.Context, in *updateMemberInput) (*tagged[
 	if err := in.Body.check(); err != nil {
 		return nil, err
 	}
-	if !isPlainText(in.ID) {
+	if !billing.IsPlainText(in.ID) {
 		return nil, notFound("member")
 	}
 	m, err := a.gateway.Store().UpdateMember(ctx, organizationOf(ctx), in.ID, func(m *billing.Member) error {
@@ -202,7 +198,7 @@ func (u updateMember) check() error {
 }
 
 func (a *api) deleteMember(ctx context.Context, in *memberInput) (*struct{}, error) {
-	if !isPlainText(in.ID) {
+	if !billing.IsPlainText(in.ID) {
 		return nil, notFound("member")
 	}
 	err := a.gateway.Store().DeleteMember(ctx, organizationOf(ctx), in.ID, func(m billing.Member) error {

@@ -129,6 +129,10 @@ func registerGuarded[I, O any](a *api, op huma.Operation, g guard, handle func(c
 		op.Responses = map[string]*huma.Response{}
 	}
 	op.Responses["default"] = response[problem](a, "Error")
+	if op.Path != openAPIPath && op.Path != webhookPath {
+		op.Responses["429"] = a.tooManyResponse()
+	}
+	op.Middlewares = append(op.Middlewares, a.refuseRepeated)
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handle(ctx, in)
 		if err != nil {
@@ -136,6 +140,15 @@ func registerGuarded[I, O any](a *api, op huma.Operation, g guard, handle func(c
 		}
 		return out, nil
 	})
+}
+
+// enumOf is the schema of a text that is one of the values.
+func enumOf[T ~string](values ...T) *huma.Schema {
+	s := &huma.Schema{Type: huma.TypeString}
+	for _, v := range values {
+		s.Enum = append(s.Enum, string(v))
+	}
+	return s
 }
 
 // response documents an answer that is a T.
@@ -147,6 +160,16 @@ func response[T any](a *api, description string) *huma.Response {
 			"application/json": {Schema: schemas.Schema(reflect.TypeFor[T](), true, "")},
 		},
 	}
+}
+
+// tooManyResponse documents the answer to too many wrong credentials, logins or
+// exports.
+func (a *api) tooManyResponse() *huma.Response {
+	r := response[problem](a, "Too many requests")
+	r.Headers = map[string]*huma.Param{"Retry-After": {
+		Description: "In how many seconds to try again.", Required: true, Schema: &huma.Schema{Type: huma.TypeInteger, Minimum: new(1.0)},
+	}}
+	return r
 }
 
 type documentOutput struct {

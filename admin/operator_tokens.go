@@ -115,7 +115,7 @@ func (a *api) createOperatorToken(ctx context.Context, in *createOperatorTokenIn
 }
 
 func (a *api) revokeOperatorToken(ctx context.Context, in *operatorTokenInput) (*body[operatorToken], error) {
-	if !isPlainText(in.ID) {
+	if !billing.IsPlainText(in.ID) {
 		return nil, notFound("operator token")
 	}
 	now := a.now().UTC().Truncate(timeUnit)

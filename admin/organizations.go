@@ -128,7 +128,7 @@ func (a *api) updateOrganization(ctx context.Context, in *updateOrganizationInpu
 	if err := f.err(); err != nil {
 		return nil, err
 	}
-	if !isPlainText(in.ID) {
+	if !billing.IsPlainText(in.ID) {
 		return nil, notFound("organization")
 	}
 	o, err := a.gateway.Store().UpdateOrganization(ctx, in.ID, func(o *billing.Organization) error {
@@ -151,7 +151,7 @@ func (a *api) updateOrganization(ctx context.Context, in *updateOrganizationInpu
 }
 
 func (a *api) findOrganization(ctx context.Context, id string) (billing.Account, error) {
-	if !isPlainText(id) {
+	if !billing.IsPlainText(id) {
 		return billing.Account{}, notFound("organization")
 	}
 	account, err := a.gateway.Store().Account(ctx, id)

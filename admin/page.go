@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/url"
 	"time"
 	_ "time/tzdata" // for machines without the database of time zones
 
@@ -32,12 +33,16 @@ type Paging struct {
 // and what selects and orders it.
 func (p *Paging) Resolve(ctx huma.Context) []error {
 	u := ctx.URL()
-	query := u.Query()
+	p.list = listMark(organizationOf(ctx.Context()), u.Path, u.Query())
+	return nil
+}
+
+func listMark(org, path string, query url.Values) (mark [8]byte) {
 	query.Del("cursor")
 	query.Del("limit")
-	mark := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", organizationOf(ctx.Context()), u.Path, query.Encode()))
-	copy(p.list[:], mark[:])
-	return nil
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", org, path, query.Encode()))
+	copy(mark[:], sum[:])
+	return mark
 }
 
 // page reads the parameters. It asks for one element more than the limit, to
@@ -49,7 +54,7 @@ func (p Paging) page() (billing.Page, error) {
 	}
 	cursor, err := base64.RawURLEncoding.DecodeString(p.Cursor)
 	after, ours := bytes.CutPrefix(cursor, p.list[:])
-	if err != nil || !ours || !isPlainText(string(after)) {
+	if err != nil || !ours || !billing.IsPlainText(string(after)) {
 		return billing.Page{}, strayCursor()
 	}
 	page.After = string(after)
@@ -114,25 +119,26 @@ func (s Sorting) endOfFile(to time.Time) time.Time {
 	return to
 }
 
-// Selection are the parameters that select requests.
+// Selection are the parameters that select requests, of usage and of the audit.
+// Of a parameter that is repeated, each value will do.
 type Selection struct {
-	Provider string `query:"provider" maxLength:"200" doc:"Requests to this provider."`
-	Model    string `query:"model" maxLength:"200" doc:"Requests priced as this model."`
+	Provider []string `query:"provider,explode" maxItems:"50" doc:"Requests to this provider. It may be repeated."`
+	Model    []string `query:"model,explode" maxItems:"50" doc:"Requests priced as this model. It may be repeated."`
+	Project  []string `query:"project,explode" maxItems:"50" doc:"Requests with keys that belonged to this project at the time. It may be repeated."`
 }
 
-// filter reads both. All faults are reported together.
-func filter(in Interval, sel Selection, keyID string) (billing.Filter, error) {
-	var f faults
-	out := billing.Filter{KeyID: keyID, Provider: sel.Provider, Model: sel.Model}
-	out.From, out.To = in.read(&f)
-	for location, text := range map[string]string{
-		"query.key_id": keyID, "query.provider": sel.Provider, "query.model": sel.Model,
-	} {
-		if !isPlainText(text) {
-			f.add(location, "expected text without control characters")
-		}
-	}
-	return out, f.err()
+// KeySelection is the parameter that selects requests by their keys.
+type KeySelection struct {
+	KeyID []string `query:"key_id,explode" maxItems:"50" doc:"Requests with this key. It may be repeated."`
+}
+
+// read returns what is selected, of the keys of these ids.
+func (s Selection) read(f *faults, keyIDs []string) billing.Filter {
+	f.checkTexts("key_id", keyIDs...)
+	f.checkTexts("provider", s.Provider...)
+	f.checkTexts("model", s.Model...)
+	f.checkTexts("project", s.Project...)
+	return billing.Filter{KeyIDs: keyIDs, Providers: s.Provider, Models: s.Model, Projects: s.Project}
 }
 
 // read returns the times, the zero time for one that is not given.
@@ -202,7 +208,8 @@ func orNil[T comparable](v T) *T {
 	if v == zero {
 		return nil
 	}
-	return &v
+	set := v // on the heap, where v itself need not be for a zero value
+	return &set
 }
 
 // timeOrNil returns the time in UTC, nil for the zero time.

@@ -25,6 +25,9 @@ type documented struct {
 	Roles       []billing.Role               `json:"x-roles"`
 	Security    []map[string]json.RawMessage `json:"security"`
 	Parameters  []documentedParameter        `json:"parameters"`
+	Responses   map[string]struct {
+		Headers map[string]any `json:"headers"`
+	} `json:"responses"`
 	RequestBody *struct {
 		Content map[string]struct {
 			Schema documentedSchema `json:"schema"`

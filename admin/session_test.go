@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -306,6 +308,24 @@ func TestLimitsOfAddresses(t *testing.T) {
 	now = now.Add(time.Minute)
 	if l.take("192.0.2.1") != nil || l.take("192.0.2.1") == nil {
 		t.Error("not one more after a while")
+	}
+}
+
+func TestLimitsOfAddressesHoldForThoseWhoComeAtOnce(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	l := &addressLimit{every: time.Minute, burst: 5, now: func() time.Time { return now }}
+	var group sync.WaitGroup
+	var passed atomic.Int64
+	for range 100 {
+		group.Go(func() {
+			if l.take("192.0.2.1") == nil {
+				passed.Add(1)
+			}
+		})
+	}
+	if group.Wait(); passed.Load() != 5 {
+		t.Errorf("%d have passed, want 5", passed.Load())
 	}
 }
 

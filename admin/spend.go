@@ -35,11 +35,42 @@ func (a *api) keySpend(ctx context.Context, keys []billing.Key, now time.Time) (
 	return byKey, nil
 }
 
-// checkSoft finds a soft limit that warns of nothing any more, since the limit
-// itself refuses the request. The field is the one that was sent.
-func checkSoft(f *faults, soft, limit *billing.Money, field string) {
-	if soft != nil && limit != nil && *soft > *limit {
-		f.add(field, "expected the soft limit to be at most the limit")
+// limitInput is a limit of spend in a body, and where it is kept.
+type limitInput struct {
+	field string
+	sent  optional[dollarText]
+	kept  **billing.Money
+}
+
+func (l limitInput) apply(f *faults) {
+	if !l.sent.Set {
+		return
+	}
+	*l.kept = nil
+	if l.sent.Null {
+		return
+	}
+	amount, err := l.sent.Value.amount()
+	if err != nil {
+		f.add("body."+l.field, err.Error())
+	}
+	*l.kept = &amount
+}
+
+// applyLimits changes a limit and its soft limit, those that were sent. It
+// refuses a soft limit that warns of nothing, since the limit itself refuses the
+// request.
+func applyLimits(f *faults, limit, soft limitInput) {
+	before := len(*f)
+	limit.apply(f)
+	soft.apply(f)
+	if len(*f) > before || *limit.kept == nil || *soft.kept == nil || **soft.kept <= **limit.kept {
+		return
+	}
+	if soft.sent.Set {
+		f.add("body."+soft.field, "expected at most "+limit.field)
+	} else {
+		f.add("body."+limit.field, "expected at least "+soft.field+", which is set already")
 	}
 }
 

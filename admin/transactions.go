@@ -66,6 +66,11 @@ func (a *api) exportTransactions(ctx context.Context, in *transactionsExportInpu
 		page: func(ctx context.Context, page billing.Page) ([]billing.Entry, error) {
 			return a.gateway.Store().Transactions(ctx, org, f, page)
 		},
+		find: func(ctx context.Context, id string) ([]billing.Entry, error) {
+			one := f
+			one.ID = id
+			return a.gateway.Store().Transactions(ctx, org, one, billing.Page{Limit: 1})
+		},
 		id:      func(e *billing.Entry) string { return e.ID },
 		row:     newTransaction,
 		columns: transactionColumns,

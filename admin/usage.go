@@ -50,10 +50,9 @@ func newTotals(t billing.Totals) Totals {
 type usageInput struct {
 	Interval
 	Selection
+	KeySelection
 	Breakdown
-	KeyID   string `query:"key_id" maxLength:"200" doc:"Requests with this key."`
-	Project string `query:"project" maxLength:"200" doc:"Requests of this project."`
-	Owner   string `query:"owner" maxLength:"200" doc:"Requests with keys of this member, by id."`
+	Owner string `query:"owner" maxLength:"200" doc:"Requests with keys of this member, by id."`
 }
 
 type keyUsageInput struct {
@@ -61,7 +60,6 @@ type keyUsageInput struct {
 	Interval
 	Selection
 	Breakdown
-	Project string `query:"project" maxLength:"200" doc:"Requests of this project."`
 }
 
 func (a *api) registerUsage() {
@@ -76,7 +74,7 @@ func (a *api) registerUsage() {
 }
 
 func (a *api) getUsage(ctx context.Context, in *usageInput) (*body[usage], error) {
-	f, err := usageFilter(in.Interval, in.Selection, billing.Filter{KeyID: in.KeyID, Project: in.Project, Owner: in.Owner})
+	f, err := usageFilter(in.Interval, in.Selection, in.KeyID, in.Owner)
 	if err != nil {
 		return nil, err
 	}
@@ -88,27 +86,21 @@ func (a *api) getKeyUsage(ctx context.Context, in *keyUsageInput) (*body[usage],
 	if err != nil {
 		return nil, err
 	}
-	f, err := usageFilter(in.Interval, in.Selection, billing.Filter{KeyID: k.ID, Project: in.Project})
+	f, err := usageFilter(in.Interval, in.Selection, []string{k.ID}, "")
 	if err != nil {
 		return nil, err
 	}
 	return a.answerUsage(ctx, f, in.Breakdown, in.Timezone)
 }
 
-// usageFilter is filter with what audits are not selected by.
-func usageFilter(in Interval, sel Selection, more billing.Filter) (billing.Filter, error) {
+// usageFilter reads the parameters. All faults are reported together.
+func usageFilter(in Interval, sel Selection, keyIDs []string, owner string) (billing.Filter, error) {
 	var f faults
-	for location, text := range map[string]string{"query.project": more.Project, "query.owner": more.Owner} {
-		if !isPlainText(text) {
-			f.add(location, "expected text without control characters")
-		}
-	}
-	if err := f.err(); err != nil {
-		return billing.Filter{}, err
-	}
-	out, err := filter(in, sel, more.KeyID)
-	out.Project, out.Owner = more.Project, more.Owner
-	return out, err
+	out := sel.read(&f, keyIDs)
+	out.From, out.To = in.read(&f)
+	f.checkTexts("owner", owner)
+	out.Owner = owner
+	return out, f.err()
 }
 
 func (a *api) answerUsage(ctx context.Context, f billing.Filter, b Breakdown, timezone string) (*body[usage], error) {

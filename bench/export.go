@@ -57,12 +57,17 @@ func (b *bench) runExport(requests int) (err error) {
 	if err != nil {
 		return err
 	}
-	for _, compressed := range []bool{false, true} {
-		if err := b.export(gateway, compressed, requests, want); err != nil {
+	for _, d := range []download{
+		{format: "csv", encoding: "identity", clients: 1},
+		{format: "csv", encoding: "gzip", clients: 1},
+		{format: "jsonl", encoding: "identity", clients: 1},
+		{format: "csv", encoding: "identity", clients: 2},
+	} {
+		if err := b.export(gateway, d, total{requests, want}); err != nil {
 			return err
 		}
 	}
-	return nil
+	return b.rest()
 }
 
 // fillMonth posts requests of the last month, in the order of their times.
@@ -141,91 +146,128 @@ func usageCost(gateway string) (billing.Money, error) {
 	return answer.Totals.CostNanos, err
 }
 
-// export reads a CSV file of all requests and checks its sum.
-func (b *bench) export(gateway string, compressed bool, requests int, want billing.Money) error {
-	encoding := "identity"
-	if compressed {
-		encoding = "gzip"
+// download is one way to export all requests.
+type download struct {
+	format, encoding string
+	clients          int // that do so at once
+}
+
+func (d download) String() string {
+	clients := ""
+	if d.clients > 1 {
+		clients = fmt.Sprintf(", %d at once", d.clients)
 	}
-	before, err := b.memory("VmRSS")
+	return d.format + ", " + d.encoding + clients
+}
+
+// total is what a file adds up to.
+type total struct {
+	rows int
+	cost billing.Money
+}
+
+// export lets clients read files of all requests, checks their sums, and prints
+// what they took of the gateway. It fails if that is too much memory.
+func (b *bench) export(gateway string, d download, want total) error {
+	watch, err := watchMemory(b.gateway.Process.Pid)
 	if err != nil {
 		return err
 	}
 	cpu, err := cpuSeconds(b.gateway.Process.Pid)
 	if err != nil {
-		return err
+		return errors.Join(err, watch.stop())
 	}
 	began := time.Now()
-	res, err := get(gateway+"/v1/audit/export?format=csv&order=asc", encoding)
-	if err != nil {
-		return err
+	results := make(chan error, d.clients)
+	for range d.clients {
+		go func() { results <- d.read(gateway, want) }()
 	}
-	defer res.Body.Close()
-	rows, sum, err := sumOf(res.Body, compressed)
-	if err != nil {
-		return err
+	for range d.clients {
+		err = errors.Join(err, <-results)
 	}
 	took := time.Since(began)
+	if err := errors.Join(err, watch.stop()); err != nil {
+		return err
+	}
 	after, err := cpuSeconds(b.gateway.Process.Pid)
 	if err != nil {
 		return err
 	}
-	peak, err := b.memory("VmHWM")
-	if err != nil {
-		return err
+	fmt.Printf("export (%s, %s): %d rows in %s, %.1f CPU s; sum %d nano-USD, as /v1/usage; %s\n",
+		b.store, d, want.rows, took.Round(time.Second), after-cpu, want.cost, watch)
+	if own := watch.most.own(); own > maxOwnMemory {
+		return fmt.Errorf("export (%s): the gateway had %s of its own, more than %s", d, own, maxOwnMemory)
 	}
-	if rows != requests || sum != want || res.Trailer.Get("X-Export-Complete") != strconv.Itoa(requests) {
-		return fmt.Errorf("the export has %d rows of %d nano-USD (trailer %q), the usage is %d requests of %d",
-			rows, sum, res.Trailer.Get("X-Export-Complete"), requests, want)
-	}
-	fmt.Printf("export (%s, %s): %d rows in %s, %.1f CPU s; sum %d nano-USD, as /v1/usage; memory %.1f MiB before, at most %.1f MiB\n",
-		b.store, encoding, rows, took.Round(time.Second), after-cpu, sum, float64(before)/1024, float64(peak)/1024)
 	return nil
 }
 
-func sumOf(body io.Reader, compressed bool) (rows int, sum billing.Money, err error) {
-	if compressed {
-		z, err := gzip.NewReader(body)
-		if err != nil {
-			return 0, 0, err
-		}
-		// To its end, so that the trailer is read.
-		defer func() { _, _ = io.Copy(io.Discard, body) }()
-		body = z
+// read exports all requests once.
+func (d download) read(gateway string, want total) error {
+	res, err := get(gateway+"/v1/audit/export?order=asc&format="+d.format, d.encoding)
+	if err != nil {
+		return err
 	}
-	r := csv.NewReader(body)
+	defer res.Body.Close()
+	var file io.Reader = res.Body
+	if d.encoding == "gzip" {
+		if file, err = gzip.NewReader(res.Body); err != nil {
+			return err
+		}
+	}
+	sum := sumOfCSV
+	if d.format == "jsonl" {
+		sum = sumOfLines
+	}
+	got, err := sum(file)
+	if err != nil {
+		return err
+	}
+	// To its end, so that the trailer is read.
+	if _, err := io.Copy(io.Discard, res.Body); err != nil {
+		return err
+	}
+	if trailer := res.Trailer.Get("X-Export-Complete"); got != want || trailer != strconv.Itoa(want.rows) {
+		return fmt.Errorf("the export (%s) has %d rows of %d nano-USD (trailer %q), the usage is %d requests of %d",
+			d, got.rows, got.cost, trailer, want.rows, want.cost)
+	}
+	return nil
+}
+
+func sumOfCSV(file io.Reader) (sum total, err error) {
+	r := csv.NewReader(file)
 	r.ReuseRecord = true
 	names, err := r.Read()
 	if err != nil {
-		return 0, 0, err
+		return sum, err
 	}
 	cost := slices.Index(names, "cost_nanos")
 	for {
 		record, err := r.Read()
 		if errors.Is(err, io.EOF) {
-			return rows, sum, nil
+			return sum, nil
 		}
 		if err != nil {
-			return rows, sum, err
+			return sum, err
 		}
 		n, err := strconv.ParseInt(record[cost], 10, 64)
 		if err != nil {
-			return rows, sum, err
+			return sum, err
 		}
-		rows, sum = rows+1, sum+billing.Money(n)
+		sum = total{sum.rows + 1, sum.cost + billing.Money(n)}
 	}
 }
 
-// memory is a figure of the gateway's process, in KiB.
-func (b *bench) memory(figure string) (int64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", b.gateway.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, figure+":"); ok {
-			return strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
+func sumOfLines(file io.Reader) (sum total, err error) {
+	d := json.NewDecoder(file)
+	for {
+		var row struct {
+			CostNanos billing.Money `json:"cost_nanos"`
 		}
+		if err := d.Decode(&row); errors.Is(err, io.EOF) {
+			return sum, nil
+		} else if err != nil {
+			return sum, err
+		}
+		sum = total{sum.rows + 1, sum.cost + row.CostNanos}
 	}
-	return 0, fmt.Errorf("the kernel does not say %s", figure)
 }

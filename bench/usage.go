@@ -48,7 +48,7 @@ func questions() []question {
 	week := billing.Filter{From: yearEnd.AddDate(0, 0, -7), To: yearEnd}
 	days := billing.Filter{From: time.Date(2026, 11, 11, 0, 0, 0, 0, time.UTC), To: time.Date(2026, 11, 18, 0, 0, 0, 0, time.UTC)}
 	ofKey := year
-	ofKey.KeyID = "key_1"
+	ofKey.KeyIDs = []string{"key_1"}
 	india, germany := time.FixedZone("+05:30", 19_800), time.FixedZone("+01:00", 3600)
 	by := func(zone *time.Location, dimensions ...billing.Dimension) billing.Grouping {
 		return billing.Grouping{By: dimensions, Zone: zone}

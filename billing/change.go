@@ -50,6 +50,8 @@ type ChangeRecord struct {
 type ChangeFilter struct {
 	// From is inclusive, To exclusive.
 	From, To time.Time
+	// ID is that of one change.
+	ID string
 	// Actor is an actor's id or name.
 	Actor       string
 	Action      string
@@ -63,7 +65,8 @@ type ChangeFilter struct {
 // What changes nothing is not recorded, nor are uses of keys.
 type ChangeLog interface {
 	// ListChanges returns an organization's changes, those of the gateway itself
-	// for "", newest first: of one subject, in the order in which they were made.
-	// A page after an unknown change is ErrNotFound.
+	// for "", newest first: in the order in which they were committed, so that
+	// whoever has seen one can see all before it. A page after an unknown change
+	// is ErrNotFound.
 	ListChanges(ctx context.Context, org string, f ChangeFilter, page Page) ([]ChangeRecord, error)
 }

@@ -15,3 +15,6 @@ func (a *Authorizer) Leased() map[Allowance]Money {
 
 // StoreTimeout bounds how long a request waits for the store.
 const StoreTimeout = storeTimeout
+
+// Late is why a claim is refused that the store was too slow for.
+func (a *Authorizer) Late(claim Claim) error { return a.late(claim) }

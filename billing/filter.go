@@ -43,6 +43,8 @@ type Detail struct {
 type EntryFilter struct {
 	// From is inclusive, To exclusive.
 	From, To time.Time
+	// ID is that of one entry.
+	ID string
 	// Types are those that will do.
 	Types []EntryType
 }

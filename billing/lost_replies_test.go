@@ -2,6 +2,7 @@ package billing_test
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -88,6 +89,25 @@ func TestNoRequestWaitsInTurnsForAHungStore(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The keeper forgets an idle lease just as the time of a claim is up that has
+// waited for the store to answer for it.
+func TestClaimIsLateForAForgottenLease(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		j := &memory{}
+		b := &books{poster: billing.NewPoster(&scripted{}, j, "node", silent{})}
+		b.authorizer = billing.NewAuthorizer(&hung{}, j, b.poster, billing.Options{})
+		claim := billing.Claim{Allowances: []billing.Allowance{billing.CreditsOf(org)}, Amount: cent}
+		if err := b.authorizer.Late(claim); !errors.Is(err, billing.ErrUnavailable) {
+			t.Errorf("a late claim without a lease: %v", err)
+		}
+		b.authorizer.Close()
+		if err := b.poster.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
 
 // A request has cost more than its hold and is not posted yet: for one that

@@ -54,17 +54,9 @@ type Identity struct {
 }
 
 // NormalizeEmail returns an address in the form that it is compared in: with
-// ASCII letters in lower case. Other letters stay as they are, since the lower
-// case of some of them is an ASCII letter: the address of another person.
-func NormalizeEmail(address string) string {
-	lower := []byte(address)
-	for i, c := range lower {
-		if 'A' <= c && c <= 'Z' {
-			lower[i] = c + 'a' - 'A'
-		}
-	}
-	return string(lower)
-}
+// ASCII letters in lower case, and no others, which may be those of another
+// person's address.
+func NormalizeEmail(address string) string { return LowerASCII(address) }
 
 // MemberFilter selects members. Its zero value selects all.
 type MemberFilter struct{ Role Role }

@@ -225,8 +225,8 @@ func (a *Authorizer) giveUp(ctx context.Context, w *waiter, last time.Time) erro
 
 // exceeded returns the limit that a claim has waited for in vain: the first of
 // its allowances that the store has too little of, or had; nil if it has never
-// said so. Who has only waited for others may find a lease forgotten since. The
-// caller holds mu.
+// said so. A claim that is in no queue yet does not keep leases from being
+// forgotten. The caller holds mu.
 func (a *Authorizer) exceeded(w *waiter) error {
 	for _, id := range w.claim.Allowances {
 		if l := a.leases[id]; l != nil && l.dry && l.free() < w.claim.least() {

@@ -217,16 +217,17 @@ type Page struct {
 	OldestFirst bool
 }
 
-// Filter selects requests. Zero values select all.
+// Filter selects requests. Zero values select all; of several values in a list,
+// each will do.
 type Filter struct {
 	// From is inclusive, To exclusive.
 	From, To time.Time
-	KeyID    string
+	KeyIDs   []string
 	// Owner is the id of a member: requests with keys that are the member's now.
-	Owner    string
-	Project  string
-	Provider string
-	Model    string
+	Owner     string
+	Projects  []string
+	Providers []string
+	Models    []string
 	// Detail is what only the audit rows themselves know.
 	Detail Detail
 }

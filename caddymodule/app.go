@@ -221,6 +221,13 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if err := registerMetrics(ctx.GetMetricsRegistry()); err != nil {
 		return fmt.Errorf("register metrics: %w", err)
 	}
+	if err := a.provisionEngine(repl); err != nil {
+		return err
+	}
+	return a.provisionEvents(ctx)
+}
+
+func (a *App) provisionEngine(repl *caddy.Replacer) error {
 	config := engineConfig{
 		storage:     Storage{Driver: a.Storage.Driver, DSN: repl.ReplaceAll(a.Storage.DSN, "")},
 		journalDir:  repl.ReplaceAll(a.Journal.Path, ""),
@@ -237,7 +244,7 @@ func (a *App) Provision(ctx caddy.Context) error {
 	for _, p := range a.Providers {
 		p.connect(engine.upstreams)
 	}
-	return a.provisionEvents(ctx)
+	return nil
 }
 
 func (a *App) setDefaults() {

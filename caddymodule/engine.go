@@ -245,21 +245,24 @@ func (e *engine) openBooks(ctx context.Context, store billing.Store) error {
 		Nodes:  e.heartbeats.Live,
 		Failed: e.quotasFailed,
 	})
-	background, stop := context.WithCancel(context.Background())
-	e.stop = stop
-	e.tasks.Go(func() { e.keys.serve(background) })
-	e.tasks.Go(func() { e.watchKeys(background) })
 	e.verifier.nodeLeases = e.authorizer.CheckLeases
-	e.tasks.Go(func() { e.sweepSecrets(background) })
-	e.tasks.Go(func() { e.keepRequests(background) })
-	e.tasks.Go(func() { e.heartbeats.Run(background) })
-	e.tasks.Go(func() { e.watchBooks(background) })
-	e.tasks.Go(func() { e.watchBalances(background) })
-	go e.events.run(background)
+	e.startTasks()
 	close(e.opened)
 	e.log.Info("the books are open", zap.String("storage", e.config.storage.Driver),
 		zap.String("journal", e.config.journalDir), zap.String("node", j.Node()))
 	return nil
+}
+
+// startTasks begins all that a node does beside its requests.
+func (e *engine) startTasks() {
+	background, stop := context.WithCancel(context.Background())
+	e.stop = stop
+	for _, task := range []func(context.Context){
+		e.keys.serve, e.watchKeys, e.sweep, e.keepRequests, e.heartbeats.Run, e.watchBooks, e.watchBalances,
+	} {
+		e.tasks.Go(func() { task(background) })
+	}
+	go e.events.run(background)
 }
 
 // recover posts what an earlier process of this node left in the journal, out of

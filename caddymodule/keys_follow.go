@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-
-	"github.com/caddy-llm-gateway/gateway/billing"
 )
 
 const (
@@ -19,8 +17,6 @@ const (
 	keysPause = 20 * time.Millisecond
 	// keysTimeout bounds how long what reads keys waits for the store.
 	keysTimeout = 5 * time.Second
-	// secretsSweep is how often secrets and sessions that have ended are dropped.
-	secretsSweep = time.Minute
 )
 
 // watchKeys follows what changes in keys and organizations, at once when the
@@ -60,33 +56,4 @@ func (e *engine) followKeys(ctx context.Context) error {
 	}
 	e.authorizer.Recall(changed)
 	return nil
-}
-
-// sweepSecrets drops what rotations of keys leave behind, and sessions that have
-// ended. That it waits as long as replies are kept leaves room for clocks that
-// disagree.
-func (e *engine) sweepSecrets(ctx context.Context) {
-	each(ctx, secretsSweep, func() {
-		if err := e.store.DropSecrets(ctx, e.now().Add(-billing.ReplyKept)); err != nil && ctx.Err() == nil {
-			e.outageLog.Warn("cannot drop secrets that have ended; they do not work all the same", zap.Error(err))
-		}
-		now := e.now()
-		if err := e.store.DropAccess(ctx, now, now.Add(-billing.SessionIdle)); err != nil && ctx.Err() == nil {
-			e.outageLog.Warn("cannot drop sessions that have ended; they do not work all the same", zap.Error(err))
-		}
-	})
-}
-
-// each does something again and again, until ctx ends.
-func each(ctx context.Context, interval time.Duration, do func()) {
-	tick := time.NewTicker(interval)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			do()
-		}
-	}
 }

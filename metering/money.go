@@ -32,16 +32,23 @@ func ParseUSD(s string) (Money, error) {
 
 // String formats the amount in dollars with at least two decimals and no
 // trailing zeros beyond them: "2.50", "-0.000123".
-func (m Money) String() string {
-	sign, u := "", uint64(m)
+func (m Money) String() string { return string(m.AppendTo(nil)) }
+
+// AppendTo appends the amount as String has it.
+func (m Money) AppendTo(b []byte) []byte {
+	u := uint64(m)
 	if m < 0 {
-		sign, u = "-", -u
+		b, u = append(b, '-'), -u
 	}
-	frac := strings.TrimRight(fmt.Sprintf("%09d", u%uint64(USD)), "0")
-	for len(frac) < 2 {
-		frac += "0"
+	b = strconv.AppendUint(b, u/uint64(USD), 10)
+	point := len(b)
+	// The one in front keeps the zeros that follow it; the point takes its place.
+	b = strconv.AppendUint(b, uint64(USD)+u%uint64(USD), 10)
+	b[point] = '.'
+	for len(b) > point+len(".00") && b[len(b)-1] == '0' {
+		b = b[:len(b)-1]
 	}
-	return sign + strconv.FormatUint(u/uint64(USD), 10) + "." + frac
+	return b
 }
 
 // parseDecimal reads a plain decimal number and returns it scaled by

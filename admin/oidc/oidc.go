@@ -150,12 +150,7 @@ func (p *Provider) oauth(d discovery, redirectURL string) *oauth2.Config {
 // takesBasic tells whether a client may authenticate by HTTP Basic, as it may
 // where the provider does not say.
 func takesBasic(methods []string) bool {
-	for _, m := range methods {
-		if m == "client_secret_basic" {
-			return true
-		}
-	}
-	return len(methods) == 0
+	return len(methods) == 0 || slices.Contains(methods, "client_secret_basic")
 }
 
 // claims are the parts of a token, or of what the provider's userinfo endpoint

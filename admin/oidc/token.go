@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
 	jose "github.com/go-jose/go-jose/v4"
@@ -136,17 +134,17 @@ func (p *Provider) checkTimes(c claims) error {
 }
 
 func (p *Provider) identity(subject string, c claims) (billing.Identity, error) {
-	if subject == "" || len(subject) > maxSubject || !isPlain(subject) {
+	if subject == "" || len(subject) > maxSubject || !billing.IsPlainText(subject) {
 		return billing.Identity{}, refuse("the token names no subject")
 	}
 	who := billing.Identity{Issuer: p.config.Issuer, Subject: subject}
-	if name := strings.TrimSpace(c.text("name")); len(name) <= maxName && isPlain(name) {
+	if name := strings.TrimSpace(c.text("name")); len(name) <= maxName && billing.IsPlainText(name) {
 		who.Name = name
 	}
 	// No more is alike than ASCII letters and spaces around them: what Unicode
 	// takes for the same letter, or for a space, may be in another's address.
 	email := billing.NormalizeEmail(strings.Trim(c.text(p.config.EmailClaim), " "))
-	if len(email) <= maxName && isPlain(email) && strings.Contains(email, "@") && p.verifies(c) {
+	if len(email) <= maxName && billing.IsPlainText(email) && strings.Contains(email, "@") && p.verifies(c) {
 		who.Email = email
 	}
 	return who, nil
@@ -156,9 +154,4 @@ func (p *Provider) identity(subject string, c claims) (billing.Identity, error) 
 // verified is the claim email, and no other.
 func (p *Provider) verifies(c claims) bool {
 	return p.config.AllowUnverifiedEmail || p.config.EmailClaim == "email" && c.isTrue("email_verified")
-}
-
-// isPlain tells whether every store can keep a text.
-func isPlain(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
 }

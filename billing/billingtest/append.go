@@ -18,6 +18,7 @@ func testAppend(t *testing.T, open Open) {
 		"what is no entry is refused":          refusesEntries,
 		"entries are listed page by page":      listsEntries,
 		"filters select entries":               filtersEntries,
+		"whoever follows misses no entry":      followsEntries,
 		"idempotency keys are an organization's own": func(t *testing.T, s billing.Store) {
 			buy(t, s, usd)
 			e := purchase(2*usd, "purchase")
@@ -189,6 +190,9 @@ func filtersEntries(t *testing.T, s billing.Store) {
 		"type":            {filter: billing.EntryFilter{Types: []billing.EntryType{billing.Purchase}}, want: []int{first}},
 		"types":           {filter: billing.EntryFilter{Types: []billing.EntryType{billing.UsageDebit, billing.Adjustment}}, want: []int{fourth, third, second}},
 		"no such type":    {filter: billing.EntryFilter{Types: []billing.EntryType{"'; --"}}},
+		"id":              {filter: billing.EntryFilter{ID: books.EntryID(second)}, want: []int{second}},
+		"id of another":   {filter: billing.EntryFilter{ID: books.EntryID(second), Types: []billing.EntryType{billing.Purchase}}},
+		"id, after it":    {filter: billing.EntryFilter{ID: books.EntryID(second)}, page: billing.Page{After: books.EntryID(second)}},
 		"oldest first":    {page: billing.Page{OldestFirst: true}, want: []int{first, second, third, fourth}},
 		"after the first": {page: billing.Page{OldestFirst: true, After: books.EntryID(first), Limit: 2}, want: []int{second, third}},
 	} {

@@ -98,7 +98,7 @@ func randomDetail(random *rand.Rand, requestIDs []string) billing.Filter {
 			d.Tokens = number(300, 600)
 		case 19:
 			d.Attempts = number(0, 1, 3)
-			f.Project = oneOf(random, projects)
+			f.Projects = some(random, projects)
 		}
 	}
 	return f
@@ -208,8 +208,8 @@ func listsOldestFirst(t *testing.T, s billing.Store) {
 		want = append(want, r)
 	}
 	post(t, s, node, want...)
-	for _, keyID := range []string{"", key} {
-		f := billing.Filter{KeyID: keyID}
+	for _, keyIDs := range [][]string{nil, {key}, {"key_9", key, "key_x"}} {
+		f := billing.Filter{KeyIDs: keyIDs}
 		page := billing.Page{Limit: 3, OldestFirst: true}
 		var got []billing.Settlement
 		for {
@@ -222,7 +222,7 @@ func listsOldestFirst(t *testing.T, s billing.Store) {
 			page.After = part[len(part)-1].RequestID
 		}
 		of := slices.DeleteFunc(slices.Clone(want), func(r billing.Settlement) bool { return !selects(f, r) })
-		equal(t, "requests of "+keyID, got, of)
+		equal(t, fmt.Sprintf("requests of %q", keyIDs), got, of)
 	}
 }
 

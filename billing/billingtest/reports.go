@@ -73,6 +73,7 @@ func history(random *rand.Rand, requests int) []billing.Settlement {
 		r.KeyID = fmt.Sprintf("key_%d", random.IntN(3))
 		r.Provider = []string{"openai", "anthropic"}[random.IntN(2)]
 		r.Model = []string{"small", "large"}[random.IntN(2)]
+		r.Project = []string{"search", "web"}[random.IntN(2)]
 		r.Usage.Input = random.Int64N(1000)
 		r.MarketCost = billing.Money(random.Int64N(int64(usd)))
 		batch[n] = r
@@ -95,13 +96,23 @@ func randomFilter(random *rand.Rand) billing.Filter {
 		}
 		return at
 	}
-	pick := func(values ...string) string { return values[random.IntN(len(values))] }
 	return billing.Filter{
 		From: moment(), To: moment(),
-		KeyID:    pick("", "", "key_0", "key_1", "key_x"),
-		Provider: pick("", "", "openai", "anthropic"),
-		Model:    pick("", "", "small", "large"),
+		KeyIDs:    pickSome(random, "key_0", "key_1", "key_x", "key_0', 'key_1"),
+		Projects:  pickSome(random, "search", "web"),
+		Providers: pickSome(random, "openai", "anthropic"),
+		Models:    pickSome(random, "small", "large"),
 	}
+}
+
+// pickSome returns none of the values, half of the times, or some.
+func pickSome(random *rand.Rand, values ...string) []string {
+	if random.IntN(2) == 0 {
+		return nil
+	}
+	values = slices.Clone(values)
+	random.Shuffle(len(values), func(i, j int) { values[i], values[j] = values[j], values[i] })
+	return values[:1+random.IntN(len(values))]
 }
 
 // newestFirst is the order that a store lists requests in.
@@ -109,10 +120,8 @@ func newestFirst(a, b billing.Settlement) int { return strings.Compare(b.Request
 
 func selects(f billing.Filter, r billing.Settlement) bool {
 	return !r.At.Before(f.From) && (f.To.IsZero() || r.At.Before(f.To)) &&
-		(f.KeyID == "" || f.KeyID == r.KeyID) &&
-		(f.Project == "" || f.Project == r.Project) &&
-		(f.Provider == "" || f.Provider == r.Provider) &&
-		(f.Model == "" || f.Model == r.Model) &&
+		isOneOf(f.KeyIDs, r.KeyID) && isOneOf(f.Projects, r.Project) &&
+		isOneOf(f.Providers, r.Provider) && isOneOf(f.Models, r.Model) &&
 		selectsDetail(&f.Detail, &r)
 }
 

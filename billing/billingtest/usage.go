@@ -74,11 +74,11 @@ func pickUsage(random *rand.Rand) (billing.Filter, billing.Grouping) {
 	}
 	f := billing.Filter{
 		From: moment(), To: moment(),
-		KeyID:    pick("", "", "", "key_0", "key_x"),
-		Owner:    pick("", "", "", "mem_a", "mem_b"),
-		Project:  pick("", "", "", "search"),
-		Provider: pick("", "", "", "openai"),
-		Model:    pick("", "", "", "small"),
+		KeyIDs:    pickSome(random, "key_0", "key_1", "key_x"),
+		Owner:     pick("", "", "", "mem_a", "mem_b"),
+		Projects:  pickSome(random, "search", ""),
+		Providers: pickSome(random, "openai", "anthropic"),
+		Models:    pickSome(random, "small", "large"),
 	}
 	if f.To.Before(f.From) {
 		f.From, f.To = f.To, f.From

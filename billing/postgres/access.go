@@ -10,40 +10,36 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
-	operatorTokenColumns = `id, name, hash, prefix, created_by, created_at, expires_at, revoked_at, last_used_at`
-
 	insertOperatorToken = `
-INSERT INTO operator_tokens (` + operatorTokenColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+INSERT INTO operator_tokens (` + columns.OperatorToken + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
 
-	selectOperatorTokens = `SELECT ` + operatorTokenColumns + ` FROM operator_tokens
+	selectOperatorTokens = `SELECT ` + columns.OperatorToken + ` FROM operator_tokens
 ORDER BY created_at DESC, id DESC LIMIT $1`
 
-	selectOperatorTokensAfter = `SELECT ` + operatorTokenColumns + ` FROM operator_tokens
+	selectOperatorTokensAfter = `SELECT ` + columns.OperatorToken + ` FROM operator_tokens
 WHERE (created_at, id) < (SELECT created_at, id FROM operator_tokens WHERE id = $2)
 ORDER BY created_at DESC, id DESC LIMIT $1`
 
-	selectOperatorTokenByHash = `SELECT ` + operatorTokenColumns + ` FROM operator_tokens WHERE hash = $1`
+	selectOperatorTokenByHash = `SELECT ` + columns.OperatorToken + ` FROM operator_tokens WHERE hash = $1`
 
-	selectOperatorToken = `SELECT ` + operatorTokenColumns + ` FROM operator_tokens WHERE id = $1 FOR UPDATE`
+	selectOperatorToken = `SELECT ` + columns.OperatorToken + ` FROM operator_tokens WHERE id = $1 FOR UPDATE`
 
 	revokeOperatorToken = `
 UPDATE operator_tokens SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1
-RETURNING ` + operatorTokenColumns
+RETURNING ` + columns.OperatorToken
 
 	useOperatorToken = `UPDATE operator_tokens SET last_used_at = greatest(last_used_at, $2) WHERE id = $1`
 
-	sessionColumns = `id, hash, previous_hash, previous_until, issuer, subject, email, name, csrf_token,
-	created_at, rotated_at, last_seen_at, expires_at`
-
 	insertSession = `
-INSERT INTO sessions (` + sessionColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
+INSERT INTO sessions (` + columns.Session + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
 
-	selectSession = `SELECT ` + sessionColumns + ` FROM sessions WHERE id = $1 FOR UPDATE`
+	selectSession = `SELECT ` + columns.Session + ` FROM sessions WHERE id = $1 FOR UPDATE`
 
-	selectSessionByHash = `SELECT ` + sessionColumns + ` FROM sessions WHERE hash = $1 OR previous_hash = $1`
+	selectSessionByHash = `SELECT ` + columns.Session + ` FROM sessions WHERE hash = $1 OR previous_hash = $1`
 
 	updateSession = `
 UPDATE sessions SET hash = $2, previous_hash = $3, previous_until = $4, csrf_token = $5,
@@ -53,10 +49,10 @@ WHERE id = $1`
 	deleteSession = `DELETE FROM sessions WHERE id = $1`
 
 	insertLogin = `
-INSERT INTO logins (state, browser, nonce, verifier, return_to, expires_at) VALUES ($1, $2, $3, $4, $5, $6)`
+INSERT INTO logins (` + columns.Login + `) VALUES ($1, $2, $3, $4, $5, $6)`
 
 	takeLogin = `DELETE FROM logins WHERE state = $1
-RETURNING state, browser, nonce, verifier, return_to, expires_at`
+RETURNING ` + columns.Login
 
 	dropSessions = `DELETE FROM sessions WHERE expires_at <= $1 OR last_seen_at < $2`
 	dropLogins   = `DELETE FROM logins WHERE expires_at <= $1`
@@ -84,7 +80,7 @@ func (s *Store) ListOperatorTokens(ctx context.Context, page billing.Page) ([]bi
 	if page.After != "" {
 		query, args = selectOperatorTokensAfter, append(args, page.After)
 	}
-	tokens, err := list(ctx, s.pool, scanOperatorToken, query, args...)
+	tokens, err := list(ctx, s.pool, columns.ScanOperatorToken, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list operator tokens: %w", err)
 	}
@@ -93,7 +89,7 @@ func (s *Store) ListOperatorTokens(ctx context.Context, page billing.Page) ([]bi
 
 // OperatorTokenByHash implements billing.Access.
 func (s *Store) OperatorTokenByHash(ctx context.Context, hash billing.KeyHash) (billing.OperatorToken, error) {
-	t, err := scanOperatorToken(s.pool.QueryRow(ctx, selectOperatorTokenByHash, hash[:]))
+	t, err := columns.ScanOperatorToken(s.pool.QueryRow(ctx, selectOperatorTokenByHash, hash[:]))
 	if err != nil {
 		return billing.OperatorToken{}, fmt.Errorf("read operator token: %w", notFound(err))
 	}
@@ -104,11 +100,11 @@ func (s *Store) OperatorTokenByHash(ctx context.Context, hash billing.KeyHash) (
 func (s *Store) RevokeOperatorToken(ctx context.Context, id string, at time.Time) (billing.OperatorToken, error) {
 	var t billing.OperatorToken
 	err := s.write(ctx, func(tx pgx.Tx) error {
-		before, err := scanOperatorToken(tx.QueryRow(ctx, selectOperatorToken, id))
+		before, err := columns.ScanOperatorToken(tx.QueryRow(ctx, selectOperatorToken, id))
 		if err != nil {
 			return notFound(err)
 		}
-		if t, err = scanOperatorToken(tx.QueryRow(ctx, revokeOperatorToken, id, at)); err != nil {
+		if t, err = columns.ScanOperatorToken(tx.QueryRow(ctx, revokeOperatorToken, id, at)); err != nil {
 			return err
 		}
 		return recordChange(ctx, tx, books.TokenRevoked(ctx, before, t))
@@ -134,7 +130,7 @@ func (s *Store) UseOperatorToken(ctx context.Context, id string, at time.Time) e
 // CreateSession implements billing.Access.
 func (s *Store) CreateSession(ctx context.Context, v billing.Session) error {
 	err := s.write(ctx, func(tx pgx.Tx) error {
-		_, err := tx.Exec(ctx, insertSession, v.ID, v.Hash[:], previousHash(v), optionalTime(v.PreviousUntil),
+		_, err := tx.Exec(ctx, insertSession, v.ID, v.Hash[:], columns.PreviousHash(v), optionalTime(v.PreviousUntil),
 			v.Identity.Issuer, v.Identity.Subject, v.Identity.Email, v.Identity.Name, v.CSRFToken,
 			v.CreatedAt, v.RotatedAt, v.LastSeenAt, v.ExpiresAt)
 		return err
@@ -147,7 +143,7 @@ func (s *Store) CreateSession(ctx context.Context, v billing.Session) error {
 
 // SessionByHash implements billing.Access.
 func (s *Store) SessionByHash(ctx context.Context, hash billing.KeyHash) (billing.Session, error) {
-	v, err := scanSession(s.pool.QueryRow(ctx, selectSessionByHash, hash[:]))
+	v, err := columns.ScanSession(s.pool.QueryRow(ctx, selectSessionByHash, hash[:]))
 	if err != nil {
 		return billing.Session{}, fmt.Errorf("read session: %w", notFound(err))
 	}
@@ -158,14 +154,14 @@ func (s *Store) SessionByHash(ctx context.Context, hash billing.KeyHash) (billin
 func (s *Store) UpdateSession(ctx context.Context, id string, change func(*billing.Session) error) (billing.Session, error) {
 	var v billing.Session
 	err := s.write(ctx, func(tx pgx.Tx) error {
-		before, err := scanSession(tx.QueryRow(ctx, selectSession, id))
+		before, err := columns.ScanSession(tx.QueryRow(ctx, selectSession, id))
 		if err != nil {
 			return notFound(err)
 		}
 		if v, err = books.ChangeSession(before, change); err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, updateSession, id, v.Hash[:], previousHash(v), optionalTime(v.PreviousUntil),
+		_, err = tx.Exec(ctx, updateSession, id, v.Hash[:], columns.PreviousHash(v), optionalTime(v.PreviousUntil),
 			v.CSRFToken, v.RotatedAt, v.LastSeenAt)
 		return err
 	})
@@ -203,8 +199,9 @@ func (s *Store) CreateLogin(ctx context.Context, l billing.Login) error {
 func (s *Store) TakeLogin(ctx context.Context, state billing.KeyHash) (billing.Login, error) {
 	var l billing.Login
 	err := s.write(ctx, func(tx pgx.Tx) error {
-		return tx.QueryRow(ctx, takeLogin, state[:]).Scan(hashColumn{&l.State}, hashColumn{&l.Browser},
-			&l.Nonce, &l.Verifier, &l.ReturnTo, timeColumn{&l.ExpiresAt})
+		var err error
+		l, err = columns.ScanLogin(tx.QueryRow(ctx, takeLogin, state[:]))
+		return err
 	})
 	if err != nil {
 		return billing.Login{}, fmt.Errorf("take login: %w", notFound(err))
@@ -223,31 +220,4 @@ func (s *Store) DropAccess(ctx context.Context, now, idle time.Time) error {
 		return fmt.Errorf("drop sessions and logins that have ended: %w", err)
 	}
 	return nil
-}
-
-// previousHash stores the hash of a session that was not rotated as NULL.
-func previousHash(v billing.Session) any {
-	if v.PreviousUntil.IsZero() {
-		return nil
-	}
-	return v.PreviousHash[:]
-}
-
-func scanOperatorToken(row scanner) (billing.OperatorToken, error) {
-	var t billing.OperatorToken
-	err := row.Scan(&t.ID, &t.Name, hashColumn{&t.Hash}, &t.Prefix, &t.CreatedBy,
-		timeColumn{&t.CreatedAt}, timeColumn{&t.ExpiresAt}, timeColumn{&t.RevokedAt}, timeColumn{&t.LastUsedAt})
-	return t, err
-}
-
-func scanSession(row scanner) (billing.Session, error) {
-	var (
-		v        billing.Session
-		previous []byte
-	)
-	err := row.Scan(&v.ID, hashColumn{&v.Hash}, &previous, timeColumn{&v.PreviousUntil},
-		&v.Identity.Issuer, &v.Identity.Subject, &v.Identity.Email, &v.Identity.Name, &v.CSRFToken,
-		timeColumn{&v.CreatedAt}, timeColumn{&v.RotatedAt}, timeColumn{&v.LastSeenAt}, timeColumn{&v.ExpiresAt})
-	copy(v.PreviousHash[:], previous)
-	return v, err
 }

@@ -12,7 +12,7 @@ import (
 const (
 	// The counter's row stays locked until the transaction ends, so versions are
 	// in the order of the commits: who has seen one has seen all before it. It
-	// is the last lock that a transaction takes.
+	// is the last lock that a transaction takes, but that of recordChange.
 	advanceKey = `
 WITH next AS (UPDATE keys_version SET version = version + 1 RETURNING version)
 UPDATE keys SET version = next.version FROM next WHERE id = $1`
@@ -31,7 +31,7 @@ UNION ALL SELECT version, id, '' FROM organizations WHERE version > $1`
 )
 
 // keyChanged records that a key has changed, at the end of the transaction
-// that changed it.
+// that changed it, before recordChange.
 func keyChanged(ctx context.Context, tx pgx.Tx, id string) error {
 	return record(ctx, tx, advanceKey, id)
 }

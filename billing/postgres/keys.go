@@ -9,22 +9,19 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
-	keyColumns = `id, organization_id, name, hash, prefix, allowed_providers, allowed_models, allowed_ips,
-	rate_limit_rpm, usage_limit, usage_limit_reset, expires_at, revoked_at, created_at, last_used_at,
-	project, rate_limit_tpm, max_concurrent, usage_soft_limit, previous_secret_expires_at, owner`
-
 	// A key has one current secret, and may have previous ones that end.
 	selectKeysByHash = `
-SELECT hash, NULL::timestamptz, ` + keyColumns + ` FROM keys WHERE hash = ANY($1)
+SELECT hash, NULL::timestamptz, ` + columns.Key + ` FROM keys WHERE hash = ANY($1)
 UNION ALL
 SELECT s.hash, s.expires_at, k.* FROM key_secrets s
-JOIN LATERAL (SELECT ` + keyColumns + ` FROM keys WHERE id = s.key_id) k ON true
+JOIN LATERAL (SELECT ` + columns.Key + ` FROM keys WHERE id = s.key_id) k ON true
 WHERE s.hash = ANY($1)`
 
-	selectKey = `SELECT ` + keyColumns + ` FROM keys WHERE organization_id = $1 AND id = $2`
+	selectKey = `SELECT ` + columns.Key + ` FROM keys WHERE organization_id = $1 AND id = $2`
 
 	// Keys of an organization and of an owner have an index each; filterKeys is
 	// what has none. All four queries take the same arguments: those of all owners
@@ -38,22 +35,22 @@ WHERE s.hash = ANY($1)`
 		ELSE 'active' END)
 ORDER BY created_at DESC, id DESC LIMIT $2`
 
-	selectKeys = `SELECT ` + keyColumns + ` FROM keys
+	selectKeys = `SELECT ` + columns.Key + ` FROM keys
 WHERE organization_id = $1 AND $3 = ''` + filterKeys
 
-	selectKeysAfter = `SELECT ` + keyColumns + ` FROM keys
+	selectKeysAfter = `SELECT ` + columns.Key + ` FROM keys
 WHERE organization_id = $1 AND $3 = ''
 	AND (created_at, id) < (SELECT created_at, id FROM keys WHERE organization_id = $1 AND id = $8)` + filterKeys
 
-	selectKeysOf = `SELECT ` + keyColumns + ` FROM keys
+	selectKeysOf = `SELECT ` + columns.Key + ` FROM keys
 WHERE organization_id = $1 AND owner = $3` + filterKeys
 
-	selectKeysOfAfter = `SELECT ` + keyColumns + ` FROM keys
+	selectKeysOfAfter = `SELECT ` + columns.Key + ` FROM keys
 WHERE organization_id = $1 AND owner = $3
 	AND (created_at, id) < (SELECT created_at, id FROM keys WHERE organization_id = $1 AND id = $8)` + filterKeys
 
 	insertKey = `
-INSERT INTO keys (` + keyColumns + `)
+INSERT INTO keys (` + columns.Key + `)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15,
 	$16, $17, $18, $19, $20, $21)`
 
@@ -78,10 +75,10 @@ func (s *Store) CreateKey(ctx context.Context, k billing.Key) error {
 		if _, err := tx.Exec(ctx, insertKey, keyArgs(k)...); err != nil {
 			return err
 		}
-		if err := recordChange(ctx, tx, books.KeyCreated(ctx, k)); err != nil {
+		if err := keyChanged(ctx, tx, k.ID); err != nil {
 			return err
 		}
-		return keyChanged(ctx, tx, k.ID)
+		return recordChange(ctx, tx, books.KeyCreated(ctx, k))
 	})
 	if err != nil {
 		return fmt.Errorf("create key %q: %w", k.ID, err)
@@ -106,7 +103,7 @@ func (s *Store) KeysByHash(ctx context.Context, hashes []billing.KeyHash) (map[b
 			hash billing.KeyHash
 			k    billing.Key
 		)
-		if err := rows.Scan(append([]any{hashColumn{&hash}, timeColumn{&k.SecretExpiresAt}}, keyFields(&k)...)...); err != nil {
+		if err := rows.Scan(append([]any{columns.Hash{To: &hash}, columns.Time{To: &k.SecretExpiresAt}}, columns.KeyFields(&k)...)...); err != nil {
 			return nil, fmt.Errorf("read keys by hash: %w", err)
 		}
 		found[hash] = k
@@ -119,7 +116,7 @@ func (s *Store) KeysByHash(ctx context.Context, hashes []billing.KeyHash) (map[b
 
 // Key implements billing.Keys.
 func (s *Store) Key(ctx context.Context, org, id string) (billing.Key, error) {
-	k, err := scanKey(s.of(org).QueryRow(ctx, selectKey, org, id))
+	k, err := columns.ScanKey(s.of(org).QueryRow(ctx, selectKey, org, id))
 	if err != nil {
 		return billing.Key{}, fmt.Errorf("read key %q: %w", id, notFound(err))
 	}
@@ -141,7 +138,7 @@ func (s *Store) ListKeys(ctx context.Context, org string, f billing.KeyFilter, p
 	if page.After != "" {
 		query, args = after, append(args, page.After)
 	}
-	keys, err := list(ctx, s.of(org), scanKey, query, args...)
+	keys, err := list(ctx, s.of(org), columns.ScanKey, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list keys: %w", err)
 	}
@@ -158,7 +155,7 @@ func (s *Store) UpdateKey(ctx context.Context, org, id string, change func(*bill
 		if err != nil {
 			return err
 		}
-		if k, err = scanKey(tx.QueryRow(ctx, selectKey, org, id)); err != nil {
+		if k, err = columns.ScanKey(tx.QueryRow(ctx, selectKey, org, id)); err != nil {
 			return notFound(err)
 		}
 		before := books.KeyFields(k)
@@ -168,10 +165,10 @@ func (s *Store) UpdateKey(ctx context.Context, org, id string, change func(*bill
 		if _, err := tx.Exec(ctx, updateKey, keyArgs(k)...); err != nil {
 			return err
 		}
-		if err := recordChange(ctx, tx, books.KeyUpdated(ctx, before, k)); err != nil {
+		if err := keyChanged(ctx, tx, k.ID); err != nil {
 			return err
 		}
-		return keyChanged(ctx, tx, k.ID)
+		return recordChange(ctx, tx, books.KeyUpdated(ctx, before, k))
 	})
 	if err != nil {
 		return billing.Key{}, fmt.Errorf("update key %q: %w", id, err)
@@ -183,33 +180,12 @@ func keyArgs(k billing.Key) []any {
 	return []any{
 		k.ID, k.OrganizationID, k.Name, k.Hash[:], k.Prefix,
 		books.EncodeList(k.AllowedProviders), books.EncodeList(k.AllowedModels), books.EncodeList(k.AllowedIPs),
-		k.RateLimitRPM, optionalAmount(k.UsageLimit), string(k.UsageLimitReset),
+		k.RateLimitRPM, columns.OptionalAmount(k.UsageLimit), string(k.UsageLimitReset),
 		optionalTime(k.ExpiresAt), optionalTime(k.RevokedAt), k.CreatedAt, optionalTime(k.LastUsedAt),
-		k.Project, k.RateLimitTPM, k.MaxConcurrent, optionalAmount(k.UsageSoftLimit),
+		k.Project, k.RateLimitTPM, k.MaxConcurrent, columns.OptionalAmount(k.UsageSoftLimit),
 		optionalTime(k.PreviousSecretExpiresAt), k.Owner,
 	}
 }
-
-func scanKey(row scanner) (billing.Key, error) {
-	var k billing.Key
-	err := row.Scan(keyFields(&k)...)
-	return k, err
-}
-
-// keyFields are what keyColumns are scanned into.
-func keyFields(k *billing.Key) []any {
-	return []any{
-		&k.ID, &k.OrganizationID, &k.Name, hashColumn{&k.Hash}, &k.Prefix,
-		listColumn{&k.AllowedProviders}, listColumn{&k.AllowedModels}, listColumn{&k.AllowedIPs},
-		&k.RateLimitRPM, &k.UsageLimit, &k.UsageLimitReset,
-		timeColumn{&k.ExpiresAt}, timeColumn{&k.RevokedAt}, timeColumn{&k.CreatedAt}, timeColumn{&k.LastUsedAt},
-		&k.Project, &k.RateLimitTPM, &k.MaxConcurrent, &k.UsageSoftLimit,
-		timeColumn{&k.PreviousSecretExpiresAt}, &k.Owner,
-	}
-}
-
-// scanner is a row or the current row of several.
-type scanner interface{ Scan(dest ...any) error }
 
 // querier is the pool, a scope of it, or a transaction.
 type querier interface {
@@ -217,45 +193,18 @@ type querier interface {
 }
 
 // list runs a query and scans its rows.
-func list[T any](ctx context.Context, db querier, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+func list[T any](ctx context.Context, db querier, scan func(columns.Row) (T, error), query string, args ...any) ([]T, error) {
+	return listUpTo(ctx, db, 0, scan, query, args...)
+}
+
+// listUpTo makes room for n elements at once: pages of exports would leave as
+// much garbage by growing as they are large.
+func listUpTo[T any](ctx context.Context, db querier, n int, scan func(columns.Row) (T, error), query string, args ...any) ([]T, error) {
 	rows, err := db.Query(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (T, error) { return scan(row) })
-}
-
-type (
-	listColumn     = arrayColumn[string]
-	attemptsColumn = arrayColumn[billing.Attempt]
-)
-
-// arrayColumn scans a JSON array.
-type arrayColumn[T string | billing.Attempt] struct{ to *[]T }
-
-func (c arrayColumn[T]) Scan(v any) error {
-	var err error
-	switch v := v.(type) {
-	case string:
-		*c.to, err = books.DecodeList[T](v)
-	case []byte:
-		*c.to, err = books.DecodeList[T](string(v))
-	default:
-		err = fmt.Errorf("%T is not a list", v)
-	}
-	return err
-}
-
-// hashColumn scans a key's hash.
-type hashColumn struct{ to *billing.KeyHash }
-
-func (c hashColumn) Scan(v any) error {
-	b, ok := v.([]byte)
-	if !ok || len(b) != len(c.to) {
-		return fmt.Errorf("%T of %d bytes is not a hash", v, len(b))
-	}
-	copy(c.to[:], b)
-	return nil
+	return pgx.AppendRows(make([]T, 0, n), rows, func(row pgx.CollectableRow) (T, error) { return scan(row) })
 }
 
 func notFound(err error) error {

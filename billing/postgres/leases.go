@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -211,7 +212,7 @@ func (s *Store) LeasesOf(ctx context.Context, node string) (leases []billing.Lea
 		if _, err := lockLeases(ctx, tx, node); err != nil {
 			return err
 		}
-		leases, err = list(ctx, tx, scanLease, selectLeases, node)
+		leases, err = list(ctx, tx, columns.ScanLease, selectLeases, node)
 		return err
 	})
 	if err != nil {
@@ -251,7 +252,7 @@ func allowanceStates(ctx context.Context, tx pgx.Tx, node string, want []billing
 		return err
 	})
 	batch.Queue(selectLeased, payers...).Query(func(rows pgx.Rows) (err error) {
-		leases, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (books.Leased, error) { return scanLeased(row) })
+		leases, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (books.Leased, error) { return columns.ScanLeased(row) })
 		return err
 	})
 	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
@@ -260,7 +261,7 @@ func allowanceStates(ctx context.Context, tx pgx.Tx, node string, want []billing
 	return states, leases, nil
 }
 
-func scanState(row scanner) (books.State, error) {
+func scanState(row columns.Row) (books.State, error) {
 	var (
 		s     books.State
 		known bool
@@ -311,18 +312,4 @@ func allowanceOfLease(l *billing.Lease) *billing.Allowance { return &l.Allowance
 
 func leaseArrays(leases []billing.Lease) []any {
 	return append(allowanceArrays(leases, allowanceOfLease), column(leases, func(l *billing.Lease) int64 { return int64(l.Amount) }))
-}
-
-func scanLeased(row scanner) (books.Leased, error) {
-	var l books.Leased
-	a := &l.Allowance
-	err := row.Scan(&a.OrganizationID, &a.Subject, &a.Kind, &a.Period, timeColumn{&a.Start}, &l.Amount, &l.Own)
-	return l, err
-}
-
-func scanLease(row scanner) (billing.Lease, error) {
-	var l billing.Lease
-	a := &l.Allowance
-	err := row.Scan(&a.OrganizationID, &a.Subject, &a.Kind, &a.Period, timeColumn{&a.Start}, &l.Amount)
-	return l, err
 }

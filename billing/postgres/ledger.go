@@ -11,11 +11,12 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
 	insertRequests = `
-INSERT INTO requests (` + requestColumns + `)
+INSERT INTO requests (` + columns.Request + `)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::timestamptz[], $6::text[], $7::text[],
 	$8::text[], $9::bigint[], $10::bigint[], $11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[],
 	$15::bigint[], $16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[], $21::text[],
@@ -39,18 +40,15 @@ UPDATE accounts a SET balance = w.balance, entries = w.entries
 FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS w (organization_id, balance, entries)
 WHERE a.organization_id = w.organization_id`
 
-	entryColumns = `organization_id, seq, type, amount, balance_after, created_at, request_id, payment_id,
-	reason, actor, idempotency_key, hash`
-
 	insertEntries = `
-INSERT INTO entries (` + entryColumns + `)
+INSERT INTO entries (` + columns.Entry + `)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::bigint[], $6::timestamptz[],
 	$7::text[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bytea[])`
 
-	selectEntryByIdempotencyKey = `SELECT ` + entryColumns + ` FROM entries
+	selectEntryByIdempotencyKey = `SELECT ` + columns.Entry + ` FROM entries
 WHERE organization_id = $1 AND idempotency_key = $2`
 
-	selectEntries = `SELECT ` + entryColumns + ` FROM entries
+	selectEntries = `SELECT ` + columns.Entry + ` FROM entries
 WHERE organization_id = $1 AND seq > $2 AND seq < $3 AND created_at >= $4 AND created_at < $5
 	AND ($6::text[] IS NULL OR type = ANY ($6))
 ORDER BY seq`
@@ -243,7 +241,7 @@ func appendLine(ctx context.Context, tx pgx.Tx, line books.Line) (books.Line, er
 	if err != nil {
 		return books.Line{}, err
 	}
-	first, err := scanLine(tx.QueryRow(ctx, selectEntryByIdempotencyKey, line.OrganizationID, line.IdempotencyKey))
+	first, err := columns.ScanLine(tx.QueryRow(ctx, selectEntryByIdempotencyKey, line.OrganizationID, line.IdempotencyKey))
 	switch {
 	case err == nil:
 		return first, line.Repeats(first)
@@ -267,7 +265,7 @@ func appendLine(ctx context.Context, tx pgx.Tx, line books.Line) (books.Line, er
 
 // Transactions implements billing.Ledger.
 func (s *Store) Transactions(ctx context.Context, org string, f billing.EntryFilter, page billing.Page) ([]billing.Entry, error) {
-	after, before, err := books.EntrySeqs(page)
+	after, before, err := books.EntrySeqs(f, page)
 	if err != nil {
 		return nil, fmt.Errorf("list transactions: %w", err)
 	}
@@ -281,7 +279,7 @@ func (s *Store) Transactions(ctx context.Context, org string, f billing.EntryFil
 		query = selectEntriesOldestFirst
 	}
 	span := books.SpanOf(billing.Filter{From: f.From, To: f.To})
-	entries, err := list(ctx, s.of(org), scanEntry, query,
+	entries, err := list(ctx, s.of(org), columns.ScanEntry, query,
 		planned, org, after, before, span.From, span.To, books.Names(f.Types), books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list transactions: %w", err)
@@ -343,17 +341,4 @@ func useArrays(uses []books.Use) []any {
 		column(uses, func(u *books.Use) string { return u.KeyID }),
 		column(uses, func(u *books.Use) time.Time { return u.At }),
 	}
-}
-
-func scanLine(row scanner) (books.Line, error) {
-	var l books.Line
-	err := row.Scan(&l.OrganizationID, &l.Seq, &l.Type, &l.Amount, &l.BalanceAfter, timeColumn{&l.CreatedAt},
-		&l.RequestID, &l.PaymentID, &l.Reason, &l.Actor, &l.IdempotencyKey, &l.Hash)
-	l.ID = books.EntryID(l.Seq)
-	return l, err
-}
-
-func scanEntry(row scanner) (billing.Entry, error) {
-	l, err := scanLine(row)
-	return l.Entry, err
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -137,23 +138,16 @@ func (s *Store) Leave(ctx context.Context, n billing.Node) error {
 
 // ListNodes implements billing.Nodes.
 func (s *Store) ListNodes(ctx context.Context) ([]billing.Node, error) {
-	nodes, err := list(ctx, s.pool, scanNode, selectNodes)
+	nodes, err := list(ctx, s.pool, columns.ScanNode, selectNodes)
 	if err != nil {
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}
 	return nodes, nil
 }
 
-func scanSighting(row scanner) (billing.Node, error) {
+func scanSighting(row columns.Row) (billing.Node, error) {
 	var n billing.Node
 	err := row.Scan(&n.ID, &n.Incarnation, &n.Beats, &n.LeaseTTL, &n.Expired)
-	return n, err
-}
-
-func scanNode(row scanner) (billing.Node, error) {
-	var n billing.Node
-	err := row.Scan(&n.ID, &n.Incarnation, &n.Host, &n.Version, timeColumn{&n.StartedAt}, timeColumn{&n.SeenAt},
-		&n.Beats, &n.LeaseTTL, &n.Expired, &n.Unposted, &n.Lag, &n.Leases, &n.Leased)
 	return n, err
 }
 

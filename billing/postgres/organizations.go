@@ -8,23 +8,21 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
-	organizationColumns = `o.id, o.name, o.created_at, o.budget, o.budget_period, o.hold_strict,
-	o.budget_soft, o.week_start, o.rate_limit_rpm`
-
 	selectAccount = `
-SELECT ` + organizationColumns + `, coalesce(a.balance, 0)
+SELECT ` + columns.Organization + `, coalesce(a.balance, 0)
 FROM organizations o LEFT JOIN accounts a ON a.organization_id = o.id
 WHERE o.id = $1`
 
 	selectAccountsPage = `
-SELECT ` + organizationColumns + `, coalesce(a.balance, 0)
+SELECT ` + columns.Organization + `, coalesce(a.balance, 0)
 FROM organizations o LEFT JOIN accounts a ON a.organization_id = o.id
 WHERE o.id > $1 ORDER BY o.id LIMIT $2`
 
-	selectOrganization = `SELECT ` + organizationColumns + ` FROM organizations o WHERE o.id = $1`
+	selectOrganization = `SELECT ` + columns.Organization + ` FROM organizations o WHERE o.id = $1`
 
 	insertOrganization = `
 INSERT INTO organizations (id, name, created_at, budget, budget_period, hold_strict,
@@ -42,7 +40,7 @@ WHERE id = $1 AND created_at = $3`
 
 // Account implements billing.Organizations.
 func (s *Store) Account(ctx context.Context, org string) (billing.Account, error) {
-	a, err := scanAccount(s.of(org).QueryRow(ctx, selectAccount, org))
+	a, err := columns.ScanAccount(s.of(org).QueryRow(ctx, selectAccount, org))
 	if err != nil {
 		return billing.Account{}, fmt.Errorf("read account %q: %w", org, notFound(err))
 	}
@@ -51,8 +49,8 @@ func (s *Store) Account(ctx context.Context, org string) (billing.Account, error
 
 // Organization implements billing.Organizations.
 func (s *Store) Organization(ctx context.Context, id string) (billing.Organization, error) {
-	var o billing.Organization
-	if err := s.of(id).QueryRow(ctx, selectOrganization, id).Scan(organizationFields(&o)...); err != nil {
+	o, err := columns.ScanOrganization(s.of(id).QueryRow(ctx, selectOrganization, id))
+	if err != nil {
 		return billing.Organization{}, fmt.Errorf("read organization %q: %w", id, notFound(err))
 	}
 	return o, nil
@@ -110,7 +108,7 @@ func (s *Store) CreateOrganization(ctx context.Context, org billing.Organization
 
 // ListOrganizations implements billing.Organizations.
 func (s *Store) ListOrganizations(ctx context.Context, page billing.Page) ([]billing.Account, error) {
-	accounts, err := list(ctx, s.pool, scanAccount, selectAccountsPage, page.After, books.PageLimit(page))
+	accounts, err := list(ctx, s.pool, columns.ScanAccount, selectAccountsPage, page.After, books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list organizations: %w", err)
 	}
@@ -125,8 +123,8 @@ func (s *Store) UpdateOrganization(ctx context.Context, id string, change func(*
 		if _, err := lockAccounts(ctx, tx, []string{id}); err != nil {
 			return err
 		}
-		err := tx.QueryRow(ctx, selectOrganization, id).Scan(organizationFields(&o)...)
-		if err != nil {
+		var err error
+		if o, err = columns.ScanOrganization(tx.QueryRow(ctx, selectOrganization, id)); err != nil {
 			return notFound(err)
 		}
 		before := books.OrganizationFields(o)
@@ -136,10 +134,10 @@ func (s *Store) UpdateOrganization(ctx context.Context, id string, change func(*
 		if _, err := tx.Exec(ctx, updateOrganization, organizationArgs(o)...); err != nil {
 			return err
 		}
-		if err := recordChange(ctx, tx, books.OrganizationUpdated(ctx, before, o)); err != nil {
+		if err := organizationChanged(ctx, tx, o.ID); err != nil {
 			return err
 		}
-		return organizationChanged(ctx, tx, o.ID)
+		return recordChange(ctx, tx, books.OrganizationUpdated(ctx, before, o))
 	})
 	if err != nil {
 		return billing.Organization{}, fmt.Errorf("update organization %q: %w", id, err)
@@ -156,18 +154,6 @@ func organizationExists(ctx context.Context, tx pgx.Tx, org string) error {
 }
 
 func organizationArgs(o billing.Organization) []any {
-	return []any{o.ID, o.Name, o.CreatedAt, optionalAmount(o.Budget), string(o.BudgetPeriod), o.HoldStrict,
-		optionalAmount(o.BudgetSoft), string(o.WeekStart), o.RateLimitRPM}
-}
-
-// organizationFields are what organizationColumns are scanned into.
-func organizationFields(o *billing.Organization) []any {
-	return []any{&o.ID, &o.Name, timeColumn{&o.CreatedAt}, &o.Budget, &o.BudgetPeriod, &o.HoldStrict,
-		&o.BudgetSoft, &o.WeekStart, &o.RateLimitRPM}
-}
-
-func scanAccount(row scanner) (billing.Account, error) {
-	var a billing.Account
-	err := row.Scan(append(organizationFields(&a.Organization), &a.Balance)...)
-	return a, err
+	return []any{o.ID, o.Name, o.CreatedAt, columns.OptionalAmount(o.Budget), string(o.BudgetPeriod), o.HoldStrict,
+		columns.OptionalAmount(o.BudgetSoft), string(o.WeekStart), o.RateLimitRPM}
 }

@@ -9,18 +9,17 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
-	projectColumns = `organization_id, name, created_at, budget, budget_period, budget_soft`
+	selectProject = `SELECT ` + columns.Project + ` FROM projects WHERE organization_id = $1 AND name = $2`
 
-	selectProject = `SELECT ` + projectColumns + ` FROM projects WHERE organization_id = $1 AND name = $2`
-
-	selectProjects = `SELECT ` + projectColumns + ` FROM projects
+	selectProjects = `SELECT ` + columns.Project + ` FROM projects
 WHERE organization_id = $1 AND name > $2 ORDER BY name LIMIT $3`
 
 	putProject = `
-INSERT INTO projects (` + projectColumns + `) VALUES ($1, $2, $3, $4, $5, $6)
+INSERT INTO projects (` + columns.Project + `) VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (organization_id, name) DO UPDATE SET
 	budget = excluded.budget,
 	budget_period = excluded.budget_period,
@@ -31,7 +30,7 @@ ON CONFLICT (organization_id, name) DO UPDATE SET
 
 // ListProjects implements billing.Projects.
 func (s *Store) ListProjects(ctx context.Context, org string, page billing.Page) ([]billing.Project, error) {
-	projects, err := list(ctx, s.of(org), scanProject, selectProjects, org, page.After, books.PageLimit(page))
+	projects, err := list(ctx, s.of(org), columns.ScanProject, selectProjects, org, page.After, books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list projects: %w", err)
 	}
@@ -40,7 +39,7 @@ func (s *Store) ListProjects(ctx context.Context, org string, page billing.Page)
 
 // Project implements billing.Projects.
 func (s *Store) Project(ctx context.Context, org, name string) (billing.Project, error) {
-	p, err := scanProject(s.of(org).QueryRow(ctx, selectProject, org, name))
+	p, err := columns.ScanProject(s.of(org).QueryRow(ctx, selectProject, org, name))
 	if err != nil {
 		return billing.Project{}, fmt.Errorf("read project %q: %w", name, notFound(err))
 	}
@@ -62,7 +61,7 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 			before books.Fields
 			err    error
 		)
-		p, err = scanProject(tx.QueryRow(ctx, selectProject, org, name))
+		p, err = columns.ScanProject(tx.QueryRow(ctx, selectProject, org, name))
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
 			p = billing.Project{OrganizationID: org, Name: name}
@@ -75,13 +74,13 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 			return err
 		}
 		if _, err := tx.Exec(ctx, putProject, org, name, p.CreatedAt,
-			optionalAmount(p.Budget), string(p.BudgetPeriod), optionalAmount(p.BudgetSoft)); err != nil {
+			columns.OptionalAmount(p.Budget), string(p.BudgetPeriod), columns.OptionalAmount(p.BudgetSoft)); err != nil {
 			return err
 		}
-		if err := recordChange(ctx, tx, books.ProjectPut(ctx, before, p)); err != nil {
+		if err := organizationChanged(ctx, tx, org); err != nil {
 			return err
 		}
-		return organizationChanged(ctx, tx, org)
+		return recordChange(ctx, tx, books.ProjectPut(ctx, before, p))
 	})
 	if err != nil {
 		return billing.Project{}, fmt.Errorf("put project %q: %w", name, err)
@@ -95,7 +94,7 @@ func (s *Store) DeleteProject(ctx context.Context, org, name string, check func(
 		if _, err := lockAccounts(ctx, tx, []string{org}); err != nil {
 			return err
 		}
-		p, err := scanProject(tx.QueryRow(ctx, selectProject, org, name))
+		p, err := columns.ScanProject(tx.QueryRow(ctx, selectProject, org, name))
 		if err != nil {
 			return notFound(err)
 		}
@@ -105,19 +104,13 @@ func (s *Store) DeleteProject(ctx context.Context, org, name string, check func(
 		if _, err := tx.Exec(ctx, deleteProject, org, name); err != nil {
 			return err
 		}
-		if err := recordChange(ctx, tx, books.ProjectDeleted(ctx, p)); err != nil {
+		if err := organizationChanged(ctx, tx, org); err != nil {
 			return err
 		}
-		return organizationChanged(ctx, tx, org)
+		return recordChange(ctx, tx, books.ProjectDeleted(ctx, p))
 	})
 	if err != nil {
 		return fmt.Errorf("delete project %q: %w", name, err)
 	}
 	return nil
-}
-
-func scanProject(row scanner) (billing.Project, error) {
-	var p billing.Project
-	err := row.Scan(&p.OrganizationID, &p.Name, timeColumn{&p.CreatedAt}, &p.Budget, &p.BudgetPeriod, &p.BudgetSoft)
-	return p, err
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/proof"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/schema"
 )
 
 const (
@@ -47,7 +48,7 @@ func Verify(ctx context.Context, dsn string, o billing.VerifyOptions) (v billing
 	}
 	db := connect(config.ConnConfig)
 	defer func() { err = errors.Join(err, db.Close()) }()
-	if err := checkSchema(ctx, db); err != nil {
+	if err := schema.Check(ctx, db, migrations); err != nil {
 		return billing.Verification{}, fmt.Errorf("verify: %w", oneLine{err})
 	}
 	if v, err = verify(ctx, db, o, nil); err != nil {

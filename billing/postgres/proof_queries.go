@@ -4,6 +4,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/proof"
 )
 
@@ -35,8 +36,8 @@ ON CONFLICT (organization_id, hour) DO UPDATE SET
 	market_cost = excluded.market_cost`
 )
 
-// verifiedColumns are requestColumns, with the lists as text.
-var verifiedColumns = strings.NewReplacer("changes", "changes::text", "attempt_log", "attempt_log::text").Replace(requestColumns)
+// verifiedColumns are columns.Request, with the lists as text.
+var verifiedColumns = strings.NewReplacer("changes", "changes::text", "attempt_log", "attempt_log::text").Replace(columns.Request)
 
 var proofQueries = proof.Queries{
 	// It skips from one organization to the next in the tables that have many
@@ -89,7 +90,7 @@ LEFT JOIN allowances c ON c.organization_id = $1 AND c.subject = '' AND c.kind =
 LEFT JOIN verified_ledgers v ON v.organization_id = $1`,
 
 	Entries: `
-SELECT ` + entryColumns + ` FROM entries
+SELECT ` + columns.Entry + ` FROM entries
 WHERE organization_id = $1 AND seq > $2 ORDER BY seq LIMIT $3`,
 
 	// The range says which partitions to read, and an array is looked up in their
@@ -212,7 +213,7 @@ WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3 AND request_
 ORDER BY request_id LIMIT $5`,
 
 	Debits: `
-SELECT ` + entryColumns + ` FROM entries
+SELECT ` + columns.Entry + ` FROM entries
 WHERE organization_id = $1 AND idempotency_key = ANY (ARRAY(SELECT 'req:' || json_array_elements_text($2::json)))`,
 
 	Time: func(t time.Time) any { return t },

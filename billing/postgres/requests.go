@@ -6,6 +6,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -14,8 +15,8 @@ const (
 	requestConditions = `
 WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3
 	AND arrived_at >= $4 AND arrived_at < $5
-	AND ($6::text = '' OR provider = $6) AND ($7::text = '' OR model = $7)
-	AND ($9::text = '' OR key_id = $9) AND ($10::text = '' OR project = $10)
+	AND ($6::text[] IS NULL OR provider = ANY ($6)) AND ($7::text[] IS NULL OR model = ANY ($7))
+	AND ($9::text[] IS NULL OR key_id = ANY ($9)) AND ($10::text[] IS NULL OR project = ANY ($10))
 	AND ($11::text[] IS NULL OR key_name = ANY ($11))
 	AND ($12::text[] IS NULL OR endpoint = ANY ($12))
 	AND ($13::text[] IS NULL OR error = ANY ($13))
@@ -37,7 +38,7 @@ WHERE organization_id = $1 AND request_id >= $2 AND request_id < $3
 	AND ($40::text = '' OR key_id IN (SELECT id FROM keys WHERE organization_id = $1 AND owner = $40))
 ORDER BY request_id`
 
-	selectRequests = `SELECT ` + requestColumns + ` FROM requests` + requestConditions
+	selectRequests = `SELECT ` + columns.Request + ` FROM requests` + requestConditions
 
 	selectRequestsNewestFirst = selectRequests + ` DESC LIMIT $8`
 	selectRequestsOldestFirst = selectRequests + ` ASC LIMIT $8`
@@ -54,7 +55,7 @@ func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page
 	if page.OldestFirst {
 		query = selectRequestsOldestFirst
 	}
-	requests, err := list(ctx, s.of(org), scanRequest, query, filterArgs(org, f, page)...)
+	requests, err := listUpTo(ctx, s.of(org), books.PageLimit(page), columns.ScanRequests(nil), query, filterArgs(org, f, page)...)
 	if err != nil {
 		return nil, fmt.Errorf("list requests: %w", err)
 	}
@@ -71,10 +72,10 @@ func filterArgs(org string, f billing.Filter, page billing.Page) []any {
 	}
 	address, network := books.Address(d)
 	args := []any{
-		planned, org, from, before, span.From, span.To, f.Provider, f.Model, books.PageLimit(page),
-		f.KeyID, f.Project,
+		planned, org, from, before, span.From, span.To, books.Names(f.Providers), books.Names(f.Models), books.PageLimit(page),
+		books.Names(f.KeyIDs), books.Names(f.Projects),
 		d.KeyNames, d.Endpoints, d.Errors, books.Names(d.UsageSources), d.PriceRuleIDs, statuses,
-		address, network, books.LowerASCII(d.UserAgent), d.Streaming, d.Changed,
+		address, network, billing.LowerASCII(d.UserAgent), d.Streaming, d.Changed,
 	}
 	return append(append(args, books.Bounds(d)...), f.Owner)
 }

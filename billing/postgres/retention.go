@@ -12,6 +12,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/proof"
 )
 
@@ -97,7 +98,7 @@ func (s *Store) RequestsKept(ctx context.Context) (time.Time, error) {
 }
 
 func (s *Store) kept(ctx context.Context) (firstID string, from time.Time, err error) {
-	if err := s.pool.QueryRow(ctx, selectKept).Scan(&firstID, timeColumn{&from}); err != nil {
+	if err := s.pool.QueryRow(ctx, selectKept).Scan(&firstID, columns.Time{To: &from}); err != nil {
 		return "", time.Time{}, fmt.Errorf("read what requests are kept: %w", err)
 	}
 	return firstID, from, nil
@@ -142,9 +143,9 @@ func (s *Store) DropRequests(ctx context.Context, before time.Time) (dropped int
 	return dropped + n, err
 }
 
-func scanPartition(row scanner) (partition, error) {
+func scanPartition(row columns.Row) (partition, error) {
 	var p partition
-	err := row.Scan(&p.name, &p.first, &p.last, timeColumn{&p.end})
+	err := row.Scan(&p.name, &p.first, &p.last, columns.Time{To: &p.end})
 	return p, err
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -41,7 +42,7 @@ func (s *Store) RotateKey(ctx context.Context, org, id string, r billing.Rotatio
 		if _, err := lockAccounts(ctx, tx, []string{org}); err != nil {
 			return err
 		}
-		if k, err = scanKey(tx.QueryRow(ctx, selectKey, org, id)); err != nil {
+		if k, err = columns.ScanKey(tx.QueryRow(ctx, selectKey, org, id)); err != nil {
 			return notFound(err)
 		}
 		reply, err = keptReply(ctx, tx, id, r)
@@ -105,10 +106,10 @@ func rotateKey(ctx context.Context, tx pgx.Tx, before billing.Key, r billing.Rot
 	if err := tx.SendBatch(ctx, &batch).Close(); err != nil {
 		return billing.Key{}, nil, err
 	}
-	if err := recordChange(ctx, tx, books.KeyRotated(ctx, before, k, r)); err != nil {
+	if err := keyChanged(ctx, tx, k.ID); err != nil {
 		return billing.Key{}, nil, err
 	}
-	return k, kept.Reply, keyChanged(ctx, tx, k.ID)
+	return k, kept.Reply, recordChange(ctx, tx, books.KeyRotated(ctx, before, k, r))
 }
 
 // DropSecrets implements billing.Keys.

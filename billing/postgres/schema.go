@@ -2,15 +2,13 @@ package postgres
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"io/fs"
 
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/pressly/goose/v3"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/schema"
 )
 
 const hasSchemaVersion = `SELECT to_regclass('goose_db_version') IS NOT NULL`
@@ -28,32 +26,8 @@ func Schema(ctx context.Context, dsn string) (s billing.Schema, err error) {
 		return billing.Schema{}, fmt.Errorf("read schema version: %w", oneLine{err})
 	}
 	if !exists {
-		known, err := knownSchema()
+		known, err := schema.Known(migrations)
 		return billing.Schema{Known: known}, err
 	}
-	return schemaOf(ctx, db)
-}
-
-func schemaOf(ctx context.Context, db *sql.DB) (billing.Schema, error) {
-	known, err := knownSchema()
-	if err != nil {
-		return billing.Schema{}, err
-	}
-	var current int64
-	if err := db.QueryRowContext(ctx, selectSchemaVersion).Scan(&current); err != nil {
-		return billing.Schema{}, fmt.Errorf("read schema version: %w", err)
-	}
-	return billing.Schema{Version: current, Known: known}, nil
-}
-
-func knownSchema() (int64, error) {
-	files, err := fs.Glob(migrations, "migrations/*.sql")
-	if err != nil {
-		return 0, fmt.Errorf("read migrations: %w", err)
-	}
-	known, err := goose.NumericComponent(files[len(files)-1])
-	if err != nil {
-		return 0, fmt.Errorf("read migrations: %w", err)
-	}
-	return known, nil
+	return schema.Of(ctx, db, migrations)
 }

@@ -6,6 +6,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -62,7 +64,7 @@ func (s scope) Query(ctx context.Context, query string, args ...any) (pgx.Rows, 
 }
 
 // QueryRow runs a query for one row. Errors are those of Scan.
-func (s scope) QueryRow(ctx context.Context, query string, args ...any) scanner {
+func (s scope) QueryRow(ctx context.Context, query string, args ...any) columns.Row {
 	rows, err := s.Query(ctx, query, args...)
 	return scopedRow{rows, err}
 }

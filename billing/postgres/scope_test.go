@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 	"github.com/caddy-llm-gateway/gateway/internal/pgtest"
 )
 
@@ -117,7 +118,7 @@ func TestAScopeHasTheRowsOfItsOrganizationAlone(t *testing.T) {
 			continue
 		}
 		all := "SELECT DISTINCT " + column + "::text FROM " + table + " ORDER BY 1"
-		text := func(row scanner) (id string, err error) {
+		text := func(row columns.Row) (id string, err error) {
 			err = row.Scan(&id)
 			return id, err
 		}
@@ -280,7 +281,7 @@ func TestWhatIsDoneForAnOrganizationIsScoped(t *testing.T) {
 			return count(len(l), err)
 		},
 		"Requests of a key": func(ctx context.Context) error {
-			_, err := s.Requests(ctx, org, billing.Filter{KeyID: key}, page)
+			_, err := s.Requests(ctx, org, billing.Filter{KeyIDs: []string{key}}, page)
 			return err
 		},
 		"Request": func(ctx context.Context) error { _, err := s.Request(ctx, org, "req_"+org); return err },
@@ -289,7 +290,7 @@ func TestWhatIsDoneForAnOrganizationIsScoped(t *testing.T) {
 			return count(int(u.Requests), err)
 		},
 		"Usage by dates and keys": func(ctx context.Context) error {
-			u, err := s.Usage(ctx, org, billing.Filter{KeyID: key}, billing.Grouping{By: []billing.Dimension{billing.ByDate, billing.ByKey}})
+			u, err := s.Usage(ctx, org, billing.Filter{KeyIDs: []string{key}}, billing.Grouping{By: []billing.Dimension{billing.ByDate, billing.ByKey}})
 			return count(len(u.Groups), err)
 		},
 		"Usage of an owner": func(ctx context.Context) error {

@@ -4,11 +4,9 @@ package postgres
 
 import (
 	"context"
-	"database/sql"
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"strings"
 	"time"
 
@@ -20,6 +18,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/schema"
 )
 
 //go:embed migrations/*.sql
@@ -32,8 +31,6 @@ const (
 	lockMigrations   = `SELECT pg_advisory_lock($1)`
 	unlockMigrations = `SELECT pg_advisory_unlock($1)`
 	selectIdentity   = `SELECT database FROM identity`
-
-	selectSchemaVersion = `SELECT coalesce(max(version_id), 0) FROM goose_db_version`
 )
 
 // Store is a billing.Store in a PostgreSQL database.
@@ -97,45 +94,15 @@ func migrate(ctx context.Context, config *pgx.ConnConfig) (err error) {
 	if _, err := lock.ExecContext(ctx, lockMigrations, migrationLock); err != nil {
 		return fmt.Errorf("lock migrations: %w", err)
 	}
-	if err := up(ctx, db); err != nil {
+	p, err := schema.NewProvider(goose.DialectPostgres, db, migrations)
+	if err != nil {
+		return err
+	}
+	if _, err := schema.Up(ctx, p); err != nil {
 		return err
 	}
 	if _, err := lock.ExecContext(ctx, unlockMigrations, migrationLock); err != nil {
 		return fmt.Errorf("unlock migrations: %w", err)
-	}
-	return nil
-}
-
-func up(ctx context.Context, db *sql.DB) error {
-	dir, err := fs.Sub(migrations, "migrations")
-	if err != nil {
-		return err
-	}
-	p, err := goose.NewProvider(goose.DialectPostgres, db, dir, goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
-	}
-	current, known, err := p.GetVersions(ctx)
-	if err != nil {
-		return fmt.Errorf("read schema version: %w", err)
-	}
-	if current > known {
-		return fmt.Errorf("database schema is version %d, this binary knows %d: run a newer gateway", current, known)
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return fmt.Errorf("migrate schema: %w", err)
-	}
-	return nil
-}
-
-// checkSchema tells whether the schema is this program's, without changing it.
-func checkSchema(ctx context.Context, db *sql.DB) error {
-	schema, err := schemaOf(ctx, db)
-	if err != nil {
-		return err
-	}
-	if schema.Version != schema.Known {
-		return fmt.Errorf("database schema is version %d, this binary knows %d: use the gateway's own binary", schema.Version, schema.Known)
 	}
 	return nil
 }
@@ -175,33 +142,10 @@ func (s *Store) write(ctx context.Context, f func(tx pgx.Tx) error) error {
 	return pgx.BeginFunc(ctx, s.pool, f)
 }
 
-// optionalAmount stores nil as NULL.
-func optionalAmount(m *billing.Money) any {
-	if m == nil {
-		return nil
-	}
-	return int64(*m)
-}
-
 // optionalTime stores the zero time as NULL.
 func optionalTime(t time.Time) *time.Time {
 	if t.IsZero() {
 		return nil
 	}
 	return &t
-}
-
-// timeColumn scans a time in UTC; NULL is the zero time.
-type timeColumn struct{ to *time.Time }
-
-func (c timeColumn) Scan(v any) error {
-	switch v := v.(type) {
-	case nil:
-		*c.to = time.Time{}
-	case time.Time:
-		*c.to = v.UTC()
-	default:
-		return fmt.Errorf("%T is not a time", v)
-	}
-	return nil
 }

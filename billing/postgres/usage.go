@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -26,8 +27,8 @@ const (
 	selectUsage = usageOfParts + `
 		WHERE series = p.series AND organization_id = $1 AND start >= p.since AND start < p.until` + sumUsage
 
-	selectUsageOfKey = usageOfParts + `
-		WHERE series = p.series AND organization_id = $1 AND key_id = $15 AND start >= p.since AND start < p.until` + sumUsage
+	selectUsageOfKeys = usageOfParts + `
+		WHERE series = p.series AND organization_id = $1 AND key_id = ANY ($15) AND start >= p.since AND start < p.until` + sumUsage
 
 	usageOfParts = `
 WITH
@@ -63,8 +64,8 @@ sums AS (
 		sum(sign * cached_tokens)::bigint AS cached_tokens, sum(sign * reasoning_tokens)::bigint AS reasoning_tokens,
 		sum(sign * cost)::bigint AS cost, sum(sign * market_cost)::bigint AS market_cost
 	FROM parts
-	WHERE ($15::text = '' OR key_id = $15) AND ($16::text = '' OR project = $16)
-		AND ($17::text = '' OR provider = $17) AND ($18::text = '' OR model = $18)
+	WHERE ($15::text[] IS NULL OR key_id = ANY ($15)) AND ($16::text[] IS NULL OR project = ANY ($16))
+		AND ($17::text[] IS NULL OR provider = ANY ($17)) AND ($18::text[] IS NULL OR model = ANY ($18))
 		AND ($22::text = '' OR key_id IN (SELECT id FROM keys WHERE organization_id = $1 AND owner = $22))
 	GROUP BY 1, 2, 3, 4, 5 HAVING sum(sign * requests) > 0 LIMIT $19
 )
@@ -108,8 +109,8 @@ func usage(ctx context.Context, tx pgx.Tx, org string, f billing.Filter, g billi
 		return billing.Usage{}, err
 	}
 	query := selectUsage
-	if f.KeyID != "" {
-		query = selectUsageOfKey
+	if len(f.KeyIDs) > 0 {
+		query = selectUsageOfKeys
 	}
 	sums, err := list(ctx, tx, scanUsage, query, usageArgs(q, org, f)...)
 	if err != nil {
@@ -127,7 +128,7 @@ func beginUsage(ctx context.Context, tx pgx.Tx, org string) (rowsFrom time.Time,
 	}
 	var batch pgx.Batch
 	batch.Queue(scopeTo, org)
-	batch.Queue(selectKept).QueryRow(func(row pgx.Row) error { return row.Scan(nil, timeColumn{&rowsFrom}) })
+	batch.Queue(selectKept).QueryRow(func(row pgx.Row) error { return row.Scan(nil, columns.Time{To: &rowsFrom}) })
 	err = tx.SendBatch(ctx, &batch).Close()
 	return rowsFrom, err
 }
@@ -159,12 +160,12 @@ func usageArgs(q *books.UsageQuery, org string, f billing.Filter) []any {
 		column(q.Rollups, from), column(q.Rollups, to), column(q.Rollups, date),
 		firsts, beyonds, column(q.Rows, from), column(q.Rows, to), column(q.Rows, date),
 		q.Groups(billing.ByKey), q.Groups(billing.ByProject), q.Groups(billing.ByProvider), q.Groups(billing.ByModel),
-		f.KeyID, f.Project, f.Provider, f.Model, billing.MaxUsageGroups + 1,
+		books.Names(f.KeyIDs), books.Names(f.Projects), books.Names(f.Providers), books.Names(f.Models), billing.MaxUsageGroups + 1,
 		column(q.Rollups, sign), column(q.Rows, sign), f.Owner,
 	}
 }
 
-func scanUsage(row scanner) (books.UsageSum, error) {
+func scanUsage(row columns.Row) (books.UsageSum, error) {
 	var s books.UsageSum
 	err := row.Scan(&s.Date, &s.KeyID, &s.KeyName, &s.Project, &s.Provider, &s.Model, &s.Requests, &s.PromptTokens,
 		&s.CompletionTokens, &s.CachedTokens, &s.ReasoningTokens, &s.Cost, &s.MarketCost)

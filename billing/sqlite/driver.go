@@ -4,14 +4,15 @@ import (
 	"context"
 	"database/sql/driver"
 	"fmt"
+	"net/url"
 
 	"modernc.org/sqlite"
 )
 
-// newConnector returns the driver's connector with an option, for connections
-// to the store's own file whose statements also take bulkArgs.
-func (s *Store) newConnector(option, value string) (driver.Connector, error) {
-	c, err := sqlite.NewConnector(dsn(s.path, option, value))
+// newConnector returns the driver's connector with options, for connections to
+// the store's own file whose statements also take bulkArgs.
+func (s *Store) newConnector(options url.Values) (driver.Connector, error) {
+	c, err := sqlite.NewConnector(dsn(s.path, options))
 	if err != nil {
 		return nil, err
 	}

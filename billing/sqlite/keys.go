@@ -5,22 +5,20 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
-	keyColumns = `id, organization_id, name, hash, prefix, allowed_providers, allowed_models, allowed_ips,
-	rate_limit_rpm, usage_limit, usage_limit_reset, expires_at, revoked_at, created_at, last_used_at,
-	project, rate_limit_tpm, max_concurrent, usage_soft_limit, previous_secret_expires_at, owner`
-
 	// A key has one current secret, and may have previous ones that end.
 	selectKeyByHash = `
-SELECT ` + keyColumns + `, (SELECT s.expires_at FROM key_secrets s WHERE s.hash = ?1) FROM keys
+SELECT ` + columns.Key + `, (SELECT s.expires_at FROM key_secrets s WHERE s.hash = ?1) FROM keys
 WHERE hash = ?1 OR id = (SELECT s.key_id FROM key_secrets s WHERE s.hash = ?1)`
 
-	selectKey = `SELECT ` + keyColumns + ` FROM keys WHERE organization_id = ?1 AND id = ?2`
+	selectKey = `SELECT ` + columns.Key + ` FROM keys WHERE organization_id = ?1 AND id = ?2`
 
 	// Keys of an organization and of an owner have an index each; filterKeys is
 	// what has none. All four queries take the same arguments: those of all owners
@@ -34,22 +32,22 @@ WHERE hash = ?1 OR id = (SELECT s.key_id FROM key_secrets s WHERE s.hash = ?1)`
 		ELSE 'active' END)
 ORDER BY created_at DESC, id DESC LIMIT ?2`
 
-	selectKeys = `SELECT ` + keyColumns + ` FROM keys
+	selectKeys = `SELECT ` + columns.Key + ` FROM keys
 WHERE organization_id = ?1 AND ?3 = ''` + filterKeys
 
-	selectKeysAfter = `SELECT ` + keyColumns + ` FROM keys
+	selectKeysAfter = `SELECT ` + columns.Key + ` FROM keys
 WHERE organization_id = ?1 AND ?3 = ''
 	AND (created_at, id) < (SELECT created_at, id FROM keys WHERE organization_id = ?1 AND id = ?8)` + filterKeys
 
-	selectKeysOf = `SELECT ` + keyColumns + ` FROM keys
+	selectKeysOf = `SELECT ` + columns.Key + ` FROM keys
 WHERE organization_id = ?1 AND owner = ?3` + filterKeys
 
-	selectKeysOfAfter = `SELECT ` + keyColumns + ` FROM keys
+	selectKeysOfAfter = `SELECT ` + columns.Key + ` FROM keys
 WHERE organization_id = ?1 AND owner = ?3
 	AND (created_at, id) < (SELECT created_at, id FROM keys WHERE organization_id = ?1 AND id = ?8)` + filterKeys
 
 	insertKey = `
-INSERT INTO keys (` + keyColumns + `)
+INSERT INTO keys (` + columns.Key + `)
 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15,
 	?16, ?17, ?18, ?19, ?20, ?21)`
 
@@ -90,7 +88,7 @@ func (s *Store) KeysByHash(ctx context.Context, hashes []billing.KeyHash) (map[b
 	found := make(map[billing.KeyHash]billing.Key)
 	for _, h := range hashes {
 		var k billing.Key
-		err := s.reader.QueryRowContext(ctx, selectKeyByHash, h[:]).Scan(append(keyFields(&k), timeColumn{&k.SecretExpiresAt})...)
+		err := s.reader.QueryRowContext(ctx, selectKeyByHash, h[:]).Scan(append(columns.KeyFields(&k), columns.Time{To: &k.SecretExpiresAt})...)
 		if errors.Is(err, sql.ErrNoRows) {
 			continue
 		}
@@ -104,7 +102,7 @@ func (s *Store) KeysByHash(ctx context.Context, hashes []billing.KeyHash) (map[b
 
 // Key implements billing.Keys.
 func (s *Store) Key(ctx context.Context, org, id string) (billing.Key, error) {
-	k, err := scanKey(s.reader.QueryRowContext(ctx, selectKey, org, id))
+	k, err := columns.ScanKey(s.reader.QueryRowContext(ctx, selectKey, org, id))
 	if err != nil {
 		return billing.Key{}, fmt.Errorf("read key %q: %w", id, notFound(err))
 	}
@@ -126,7 +124,7 @@ func (s *Store) ListKeys(ctx context.Context, org string, f billing.KeyFilter, p
 	if page.After != "" {
 		query, args = after, append(args, page.After)
 	}
-	keys, err := list(ctx, s.reader, scanKey, query, args...)
+	keys, err := list(ctx, s.reader, columns.ScanKey, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list keys: %w", err)
 	}
@@ -139,7 +137,7 @@ func (s *Store) UpdateKey(ctx context.Context, org, id string, change func(*bill
 	var k billing.Key
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		var err error
-		if k, err = scanKey(tx.QueryRowContext(ctx, selectKey, org, id)); err != nil {
+		if k, err = columns.ScanKey(tx.QueryRowContext(ctx, selectKey, org, id)); err != nil {
 			return notFound(err)
 		}
 		before := books.KeyFields(k)
@@ -164,33 +162,12 @@ func keyArgs(k billing.Key) []any {
 	return []any{
 		k.ID, k.OrganizationID, k.Name, k.Hash[:], k.Prefix,
 		books.EncodeList(k.AllowedProviders), books.EncodeList(k.AllowedModels), books.EncodeList(k.AllowedIPs),
-		k.RateLimitRPM, optionalAmount(k.UsageLimit), string(k.UsageLimitReset),
+		k.RateLimitRPM, columns.OptionalAmount(k.UsageLimit), string(k.UsageLimitReset),
 		optionalMicros(k.ExpiresAt), optionalMicros(k.RevokedAt), micros(k.CreatedAt), optionalMicros(k.LastUsedAt),
-		k.Project, k.RateLimitTPM, k.MaxConcurrent, optionalAmount(k.UsageSoftLimit),
+		k.Project, k.RateLimitTPM, k.MaxConcurrent, columns.OptionalAmount(k.UsageSoftLimit),
 		optionalMicros(k.PreviousSecretExpiresAt), k.Owner,
 	}
 }
-
-func scanKey(row scanner) (billing.Key, error) {
-	var k billing.Key
-	err := row.Scan(keyFields(&k)...)
-	return k, err
-}
-
-// keyFields are what keyColumns are scanned into.
-func keyFields(k *billing.Key) []any {
-	return []any{
-		&k.ID, &k.OrganizationID, &k.Name, hashColumn{&k.Hash}, &k.Prefix,
-		listColumn{&k.AllowedProviders}, listColumn{&k.AllowedModels}, listColumn{&k.AllowedIPs},
-		&k.RateLimitRPM, &k.UsageLimit, &k.UsageLimitReset,
-		timeColumn{&k.ExpiresAt}, timeColumn{&k.RevokedAt}, timeColumn{&k.CreatedAt}, timeColumn{&k.LastUsedAt},
-		&k.Project, &k.RateLimitTPM, &k.MaxConcurrent, &k.UsageSoftLimit,
-		timeColumn{&k.PreviousSecretExpiresAt}, &k.Owner,
-	}
-}
-
-// scanner is a row or the current row of several.
-type scanner interface{ Scan(dest ...any) error }
 
 // querier is a database or a transaction.
 type querier interface {
@@ -198,13 +175,19 @@ type querier interface {
 }
 
 // list runs a query and scans its rows.
-func list[T any](ctx context.Context, db querier, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+func list[T any](ctx context.Context, db querier, scan func(columns.Row) (T, error), query string, args ...any) ([]T, error) {
+	return listUpTo(ctx, db, 0, scan, query, args...)
+}
+
+// listUpTo makes room for n elements at once: pages of exports would leave as
+// much garbage by growing as they are large.
+func listUpTo[T any](ctx context.Context, db querier, n int, scan func(columns.Row) (T, error), query string, args ...any) ([]T, error) {
 	rows, err := db.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	var all []T
+	all := slices.Grow([]T(nil), n)
 	for rows.Next() {
 		v, err := scan(rows)
 		if err != nil {
@@ -213,36 +196,6 @@ func list[T any](ctx context.Context, db querier, scan func(scanner) (T, error),
 		all = append(all, v)
 	}
 	return all, rows.Err()
-}
-
-type (
-	listColumn     = arrayColumn[string]
-	attemptsColumn = arrayColumn[billing.Attempt]
-)
-
-// arrayColumn scans a JSON array.
-type arrayColumn[T string | billing.Attempt] struct{ to *[]T }
-
-func (c arrayColumn[T]) Scan(v any) error {
-	s, ok := v.(string)
-	if !ok {
-		return fmt.Errorf("%T is not a list", v)
-	}
-	var err error
-	*c.to, err = books.DecodeList[T](s)
-	return err
-}
-
-// hashColumn scans a key's hash.
-type hashColumn struct{ to *billing.KeyHash }
-
-func (c hashColumn) Scan(v any) error {
-	b, ok := v.([]byte)
-	if !ok || len(b) != len(c.to) {
-		return fmt.Errorf("%T of %d bytes is not a hash", v, len(b))
-	}
-	copy(c.to[:], b)
-	return nil
 }
 
 func notFound(err error) error {

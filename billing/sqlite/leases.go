@@ -8,6 +8,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -143,7 +144,7 @@ func returnAll(ctx context.Context, tx *sql.Tx, node string) error {
 
 // LeasesOf implements billing.Leases.
 func (s *Store) LeasesOf(ctx context.Context, node string) ([]billing.Lease, error) {
-	leases, err := list(ctx, s.reader, scanLease, selectLeases, node)
+	leases, err := list(ctx, s.reader, columns.ScanLease, selectLeases, node)
 	if err != nil {
 		return nil, fmt.Errorf("list leases: %w", err)
 	}
@@ -163,7 +164,7 @@ func allowanceStates(ctx context.Context, tx *sql.Tx, node string, want []billin
 		if slices.ContainsFunc(want[:i], func(other billing.Want) bool { return sameSpend(other.Allowance, w.Allowance) }) {
 			continue
 		}
-		of, err := list(ctx, tx, scanLeased, selectLeased, append(allowanceArgs(w.Allowance)[:3], node)...)
+		of, err := list(ctx, tx, columns.ScanLeased, selectLeased, append(allowanceArgs(w.Allowance)[:3], node)...)
 		if err != nil {
 			return nil, nil, fmt.Errorf("read leases: %w", err)
 		}
@@ -232,7 +233,7 @@ func (s *Store) leasesOfSubject(ctx context.Context, tx *sql.Tx, node string, a 
 	defer rows.Close()
 	held := make(map[billing.Allowance]billing.Money)
 	for rows.Next() {
-		l, err := scanLease(rows)
+		l, err := columns.ScanLease(rows)
 		if err != nil {
 			return nil, fmt.Errorf("read leases: %w", err)
 		}
@@ -253,18 +254,4 @@ func keptArgs(a billing.Allowance) []any {
 
 func leaseArgs(l billing.Lease) []any {
 	return append(allowanceArgs(l.Allowance), int64(l.Amount))
-}
-
-func scanLeased(row scanner) (books.Leased, error) {
-	var l books.Leased
-	a := &l.Allowance
-	err := row.Scan(&a.OrganizationID, &a.Subject, &a.Kind, &a.Period, timeColumn{&a.Start}, &l.Amount, &l.Own)
-	return l, err
-}
-
-func scanLease(row scanner) (billing.Lease, error) {
-	var l billing.Lease
-	a := &l.Allowance
-	err := row.Scan(&a.OrganizationID, &a.Subject, &a.Kind, &a.Period, timeColumn{&a.Start}, &l.Amount)
-	return l, err
 }

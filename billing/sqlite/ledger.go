@@ -8,10 +8,11 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
-	insertRequests = `INSERT INTO requests (` + requestColumns + `) VALUES`
+	insertRequests = `INSERT INTO requests (` + columns.Request + `) VALUES`
 
 	selectRequestHash = `SELECT hash FROM requests WHERE organization_id = ?1 AND request_id = ?2`
 
@@ -21,10 +22,7 @@ const (
 INSERT INTO accounts (organization_id, balance, entries) VALUES (?1, ?2, ?3)
 ON CONFLICT DO UPDATE SET balance = excluded.balance, entries = excluded.entries`
 
-	entryColumns = `organization_id, seq, type, amount, balance_after, created_at, request_id, payment_id,
-	reason, actor, idempotency_key, hash`
-
-	insertEntries = `INSERT INTO entries (` + entryColumns + `) VALUES`
+	insertEntries = `INSERT INTO entries (` + columns.Entry + `) VALUES`
 
 	// debitValues has what is the same in all usage debits in it: to pass a
 	// text costs as much as to insert it.
@@ -32,12 +30,12 @@ ON CONFLICT DO UPDATE SET balance = excluded.balance, entries = excluded.entries
 
 	insertEntry = insertEntries + ` (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
-	selectEntryByIdempotencyKey = `SELECT ` + entryColumns + ` FROM entries
+	selectEntryByIdempotencyKey = `SELECT ` + columns.Entry + ` FROM entries
 WHERE organization_id = ?1 AND idempotency_key = ?2`
 
 	insertSheet = `INSERT INTO price_sheets (hash, text) VALUES (?1, ?2) ON CONFLICT DO NOTHING`
 
-	selectEntries = `SELECT ` + entryColumns + ` FROM entries
+	selectEntries = `SELECT ` + columns.Entry + ` FROM entries
 WHERE organization_id = ?1 AND seq > ?2 AND seq < ?3 AND created_at >= ?4 AND created_at < ?5
 	AND (?6 = '[]' OR type IN (SELECT value FROM json_each(?6)))
 ORDER BY seq`
@@ -100,7 +98,7 @@ func (s *Store) Append(ctx context.Context, e billing.Entry) (billing.Entry, err
 }
 
 func (s *Store) append(ctx context.Context, tx *sql.Tx, line books.Line) (books.Line, error) {
-	first, err := scanLine(tx.QueryRowContext(ctx, selectEntryByIdempotencyKey, line.OrganizationID, line.IdempotencyKey))
+	first, err := columns.ScanLine(tx.QueryRowContext(ctx, selectEntryByIdempotencyKey, line.OrganizationID, line.IdempotencyKey))
 	switch {
 	case err == nil:
 		return first, line.Repeats(first)
@@ -130,7 +128,7 @@ func (s *Store) append(ctx context.Context, tx *sql.Tx, line books.Line) (books.
 
 // Transactions implements billing.Ledger.
 func (s *Store) Transactions(ctx context.Context, org string, f billing.EntryFilter, page billing.Page) ([]billing.Entry, error) {
-	after, before, err := books.EntrySeqs(page)
+	after, before, err := books.EntrySeqs(f, page)
 	if err != nil {
 		return nil, fmt.Errorf("list transactions: %w", err)
 	}
@@ -144,7 +142,7 @@ func (s *Store) Transactions(ctx context.Context, org string, f billing.EntryFil
 		query = selectEntriesOldestFirst
 	}
 	span := books.SpanOf(billing.Filter{From: f.From, To: f.To})
-	entries, err := list(ctx, s.reader, scanEntry, query,
+	entries, err := list(ctx, s.reader, columns.ScanEntry, query,
 		org, after, before, micros(span.From), micros(span.To), books.EncodeList(books.Names(f.Types)), books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list transactions: %w", err)
@@ -189,17 +187,4 @@ func rollupArgs(a *arguments, r *books.Rollup) {
 	a.number(micros(r.Start))
 	a.text(r.KeyID, r.Project, r.Provider, r.Model)
 	a.number(r.Requests, r.PromptTokens, r.CompletionTokens, r.CachedTokens, r.ReasoningTokens, int64(r.Cost), int64(r.MarketCost))
-}
-
-func scanLine(row scanner) (books.Line, error) {
-	var l books.Line
-	err := row.Scan(&l.OrganizationID, &l.Seq, &l.Type, &l.Amount, &l.BalanceAfter, timeColumn{&l.CreatedAt},
-		&l.RequestID, &l.PaymentID, &l.Reason, &l.Actor, &l.IdempotencyKey, &l.Hash)
-	l.ID = books.EntryID(l.Seq)
-	return l, err
-}
-
-func scanEntry(row scanner) (billing.Entry, error) {
-	l, err := scanLine(row)
-	return l.Entry, err
 }

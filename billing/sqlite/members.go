@@ -10,26 +10,25 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
-	memberColumns = `organization_id, id, email, name, role, issuer, subject, invited_by, created_at, joined_at`
+	selectMember = `SELECT ` + columns.Member + ` FROM members WHERE organization_id = ?1 AND id = ?2`
 
-	selectMember = `SELECT ` + memberColumns + ` FROM members WHERE organization_id = ?1 AND id = ?2`
-
-	selectMembers = `SELECT ` + memberColumns + ` FROM members
+	selectMembers = `SELECT ` + columns.Member + ` FROM members
 WHERE organization_id = ?1 AND (?2 = '' OR id < ?2) AND (?3 = '' OR role = ?3)
 ORDER BY id DESC LIMIT ?4`
 
 	// Both conditions have an index.
-	selectMembersOrInvited = `SELECT ` + memberColumns + ` FROM members
+	selectMembersOrInvited = `SELECT ` + columns.Member + ` FROM members
 WHERE issuer = ?1 AND subject = ?2 AND subject <> ''
 UNION ALL
-SELECT ` + memberColumns + ` FROM members WHERE email = ?3 AND subject = ''
+SELECT ` + columns.Member + ` FROM members WHERE email = ?3 AND subject = ''
 ORDER BY organization_id`
 
 	insertMember = `
-INSERT INTO members (` + memberColumns + `) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
+INSERT INTO members (` + columns.Member + `) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
 ON CONFLICT DO NOTHING`
 
 	updateMember = `
@@ -73,7 +72,7 @@ func createMember(ctx context.Context, tx *sql.Tx, m billing.Member) error {
 
 // ListMembers implements billing.Members.
 func (s *Store) ListMembers(ctx context.Context, org string, f billing.MemberFilter, page billing.Page) ([]billing.Member, error) {
-	members, err := list(ctx, s.reader, scanMember, selectMembers, org, page.After, string(f.Role), books.PageLimit(page))
+	members, err := list(ctx, s.reader, columns.ScanMember, selectMembers, org, page.After, string(f.Role), books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list members: %w", err)
 	}
@@ -82,7 +81,7 @@ func (s *Store) ListMembers(ctx context.Context, org string, f billing.MemberFil
 
 // Member implements billing.Members.
 func (s *Store) Member(ctx context.Context, org, id string) (billing.Member, error) {
-	m, err := scanMember(s.reader.QueryRowContext(ctx, selectMember, org, id))
+	m, err := columns.ScanMember(s.reader.QueryRowContext(ctx, selectMember, org, id))
 	if err != nil {
 		return billing.Member{}, fmt.Errorf("read member %q: %w", id, notFound(err))
 	}
@@ -139,7 +138,7 @@ func (s *Store) DeleteMember(ctx context.Context, org, id string, check func(bil
 }
 
 func memberToChange(ctx context.Context, tx *sql.Tx, org, id string) (billing.Member, error) {
-	m, err := scanMember(tx.QueryRowContext(ctx, selectMember, org, id))
+	m, err := columns.ScanMember(tx.QueryRowContext(ctx, selectMember, org, id))
 	return m, notFound(err)
 }
 
@@ -197,7 +196,7 @@ func (s *Store) join(ctx context.Context, who billing.Identity, at time.Time) (f
 }
 
 func membersOf(ctx context.Context, db querier, who billing.Identity) ([]billing.Member, error) {
-	return list(ctx, db, scanMember, selectMembersOrInvited, who.Issuer, who.Subject, who.Email)
+	return list(ctx, db, columns.ScanMember, selectMembersOrInvited, who.Issuer, who.Subject, who.Email)
 }
 
 func memberArgs(m billing.Member) []any {
@@ -205,12 +204,4 @@ func memberArgs(m billing.Member) []any {
 		m.OrganizationID, m.ID, m.Email, m.Name, string(m.Role), m.Issuer, m.Subject, m.InvitedBy,
 		micros(m.CreatedAt), optionalMicros(m.JoinedAt),
 	}
-}
-
-// scanMember scans memberColumns.
-func scanMember(row scanner) (billing.Member, error) {
-	var m billing.Member
-	err := row.Scan(&m.OrganizationID, &m.ID, &m.Email, &m.Name, &m.Role, &m.Issuer, &m.Subject, &m.InvitedBy,
-		timeColumn{&m.CreatedAt}, timeColumn{&m.JoinedAt})
-	return m, err
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -127,18 +128,11 @@ func changed(res sql.Result, err error) (bool, error) {
 
 // ListNodes implements billing.Nodes.
 func (s *Store) ListNodes(ctx context.Context) ([]billing.Node, error) {
-	nodes, err := list(ctx, s.reader, scanNode, selectNodes)
+	nodes, err := list(ctx, s.reader, columns.ScanNode, selectNodes)
 	if err != nil {
 		return nil, fmt.Errorf("list nodes: %w", err)
 	}
 	return nodes, nil
-}
-
-func scanNode(row scanner) (billing.Node, error) {
-	var n billing.Node
-	err := row.Scan(&n.ID, &n.Incarnation, &n.Host, &n.Version, timeColumn{&n.StartedAt}, timeColumn{&n.SeenAt},
-		&n.Beats, &n.LeaseTTL, &n.Expired, &n.Unposted, &n.Lag, &n.Leases, &n.Leased)
-	return n, err
 }
 
 // Ask implements billing.Leases: there is nobody else.

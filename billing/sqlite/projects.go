@@ -8,18 +8,17 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
-	projectColumns = `organization_id, name, created_at, budget, budget_period, budget_soft`
+	selectProject = `SELECT ` + columns.Project + ` FROM projects WHERE organization_id = ?1 AND name = ?2`
 
-	selectProject = `SELECT ` + projectColumns + ` FROM projects WHERE organization_id = ?1 AND name = ?2`
-
-	selectProjects = `SELECT ` + projectColumns + ` FROM projects
+	selectProjects = `SELECT ` + columns.Project + ` FROM projects
 WHERE organization_id = ?1 AND name > ?2 ORDER BY name LIMIT ?3`
 
 	putProject = `
-INSERT INTO projects (` + projectColumns + `) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+INSERT INTO projects (` + columns.Project + `) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
 ON CONFLICT DO UPDATE SET
 	budget = excluded.budget,
 	budget_period = excluded.budget_period,
@@ -30,7 +29,7 @@ ON CONFLICT DO UPDATE SET
 
 // ListProjects implements billing.Projects.
 func (s *Store) ListProjects(ctx context.Context, org string, page billing.Page) ([]billing.Project, error) {
-	projects, err := list(ctx, s.reader, scanProject, selectProjects, org, page.After, books.PageLimit(page))
+	projects, err := list(ctx, s.reader, columns.ScanProject, selectProjects, org, page.After, books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("list projects: %w", err)
 	}
@@ -39,7 +38,7 @@ func (s *Store) ListProjects(ctx context.Context, org string, page billing.Page)
 
 // Project implements billing.Projects.
 func (s *Store) Project(ctx context.Context, org, name string) (billing.Project, error) {
-	p, err := scanProject(s.reader.QueryRowContext(ctx, selectProject, org, name))
+	p, err := columns.ScanProject(s.reader.QueryRowContext(ctx, selectProject, org, name))
 	if err != nil {
 		return billing.Project{}, fmt.Errorf("read project %q: %w", name, notFound(err))
 	}
@@ -57,7 +56,7 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 			before books.Fields
 			err    error
 		)
-		p, err = scanProject(tx.QueryRowContext(ctx, selectProject, org, name))
+		p, err = columns.ScanProject(tx.QueryRowContext(ctx, selectProject, org, name))
 		switch {
 		case errors.Is(err, sql.ErrNoRows):
 			p = billing.Project{OrganizationID: org, Name: name}
@@ -70,7 +69,7 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 			return err
 		}
 		if _, err := tx.ExecContext(ctx, putProject, org, name, micros(p.CreatedAt),
-			optionalAmount(p.Budget), string(p.BudgetPeriod), optionalAmount(p.BudgetSoft)); err != nil {
+			columns.OptionalAmount(p.Budget), string(p.BudgetPeriod), columns.OptionalAmount(p.BudgetSoft)); err != nil {
 			return err
 		}
 		if err := recordChange(ctx, tx, books.ProjectPut(ctx, before, p)); err != nil {
@@ -87,7 +86,7 @@ func (s *Store) PutProject(ctx context.Context, org, name string, change func(*b
 // DeleteProject implements billing.Projects.
 func (s *Store) DeleteProject(ctx context.Context, org, name string, check func(billing.Project) error) error {
 	err := s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		p, err := scanProject(tx.QueryRowContext(ctx, selectProject, org, name))
+		p, err := columns.ScanProject(tx.QueryRowContext(ctx, selectProject, org, name))
 		if err != nil {
 			return notFound(err)
 		}
@@ -106,10 +105,4 @@ func (s *Store) DeleteProject(ctx context.Context, org, name string, check func(
 		return fmt.Errorf("delete project %q: %w", name, err)
 	}
 	return nil
-}
-
-func scanProject(row scanner) (billing.Project, error) {
-	var p billing.Project
-	err := row.Scan(&p.OrganizationID, &p.Name, timeColumn{&p.CreatedAt}, &p.Budget, &p.BudgetPeriod, &p.BudgetSoft)
-	return p, err
 }

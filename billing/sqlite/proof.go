@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/proof"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/schema"
 )
 
 // rememberedHours is how many hours one transaction remembers. Posts wait for
@@ -41,7 +42,7 @@ func Verify(ctx context.Context, path string, o billing.VerifyOptions) (v billin
 		return billing.Verification{}, fmt.Errorf("verify %s: %w", path, err)
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	if err := checkSchema(ctx, db); err != nil {
+	if err := schema.Check(ctx, db, migrations); err != nil {
 		return billing.Verification{}, fmt.Errorf("verify %s: %w", path, err)
 	}
 	return verify(ctx, db, o, nil)

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"time"
 
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/proof"
 )
 
@@ -84,16 +85,16 @@ LEFT JOIN allowances c ON c.organization_id = ?1 AND c.subject = '' AND c.kind =
 LEFT JOIN verified_ledgers v ON v.organization_id = ?1`,
 
 	Entries: `
-SELECT ` + entryColumns + ` FROM entries
+SELECT ` + columns.Entry + ` FROM entries
 WHERE organization_id = ?1 AND seq > ?2 ORDER BY seq LIMIT ?3`,
 
 	Requests: `
-SELECT ` + requestColumns + ` FROM requests
+SELECT ` + columns.Request + ` FROM requests
 WHERE organization_id = ?1 AND request_id IN (SELECT value FROM json_each(?2))
 	AND +request_id >= ?3 AND +request_id <= ?4`,
 
 	FreeRequests: `
-SELECT ` + requestColumns + ` FROM requests
+SELECT ` + columns.Request + ` FROM requests
 WHERE organization_id = ?1 AND request_id >= ?2 AND request_id < ?3 AND request_id > ?4 AND cost = 0
 ORDER BY request_id LIMIT ?5`,
 
@@ -198,12 +199,12 @@ SELECT 'key_15m', start, key_id, project, provider, model,
 FROM dropped_requests WHERE organization_id = ?1 AND start >= ?2 AND start < ?3`,
 
 	RequestPage: `
-SELECT ` + requestColumns + ` FROM requests
+SELECT ` + columns.Request + ` FROM requests
 WHERE organization_id = ?1 AND request_id >= ?2 AND request_id < ?3 AND request_id > ?4
 ORDER BY request_id LIMIT ?5`,
 
 	Debits: `
-SELECT ` + entryColumns + ` FROM entries
+SELECT ` + columns.Entry + ` FROM entries
 WHERE organization_id = ?1 AND idempotency_key IN (SELECT 'req:' || value FROM json_each(?2))`,
 
 	Time: func(t time.Time) any { return micros(t) },

@@ -3,31 +3,28 @@ package sqlite
 import (
 	"context"
 	"database/sql"
-	"encoding/json"
 	"fmt"
 	"math"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
-	recordColumns = `id, organization_id, at, actor_kind, actor_id, actor_name, client_ip, user_agent,
-	action, subject_kind, subject_id, before, after`
+	insertRecord = `INSERT INTO changes (` + columns.Change + `) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)`
 
-	insertRecord = `INSERT INTO changes (` + recordColumns + `) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)`
-
-	selectRecords = `SELECT ` + recordColumns + ` FROM changes
+	selectRecords = `SELECT ` + columns.Change + ` FROM changes
 WHERE organization_id = ?1 AND seq < ?2 AND at >= ?3 AND at < ?4
 	AND (?5 = '' OR actor_id = ?5 OR actor_name = ?5)
-	AND (?6 = '' OR action = ?6) AND (?7 = '' OR subject_kind = ?7)
+	AND (?6 = '' OR action = ?6) AND (?7 = '' OR subject_kind = ?7) AND (?9 = '' OR id = ?9)
 ORDER BY seq DESC LIMIT ?8`
 
-	selectRecordsOfSubject = `SELECT ` + recordColumns + ` FROM changes
+	selectRecordsOfSubject = `SELECT ` + columns.Change + ` FROM changes
 WHERE organization_id = ?1 AND seq < ?2 AND at >= ?3 AND at < ?4
 	AND (?5 = '' OR actor_id = ?5 OR actor_name = ?5)
-	AND (?6 = '' OR action = ?6) AND (?7 = '' OR subject_kind = ?7)
-	AND subject_id = ?9
+	AND (?6 = '' OR action = ?6) AND (?7 = '' OR subject_kind = ?7) AND (?9 = '' OR id = ?9)
+	AND subject_id = ?10
 ORDER BY seq DESC LIMIT ?8`
 
 	selectRecordSeq = `SELECT seq FROM changes WHERE organization_id = ?1 AND id = ?2`
@@ -42,7 +39,7 @@ func recordChange(ctx context.Context, tx *sql.Tx, c *billing.ChangeRecord) erro
 	_, err := tx.ExecContext(ctx, insertRecord,
 		c.ID, c.Subject.OrganizationID, micros(c.At),
 		string(c.Actor.Kind), c.Actor.ID, c.Actor.Name, c.Actor.ClientIP, c.Actor.UserAgent,
-		c.Action, string(c.Subject.Kind), c.Subject.ID, optionalJSON(c.Before), optionalJSON(c.After))
+		c.Action, string(c.Subject.Kind), c.Subject.ID, columns.OptionalJSON(c.Before), columns.OptionalJSON(c.After))
 	if err != nil {
 		return fmt.Errorf("record %s: %w", c.Action, err)
 	}
@@ -65,30 +62,14 @@ func (s *Store) ListChanges(ctx context.Context, org string, f billing.ChangeFil
 	span := books.SpanOf(billing.Filter{From: f.From, To: f.To})
 	query := selectRecords
 	args := []any{
-		org, before, micros(span.From), micros(span.To), f.Actor, f.Action, string(f.SubjectKind), books.PageLimit(page),
+		org, before, micros(span.From), micros(span.To), f.Actor, f.Action, string(f.SubjectKind), books.PageLimit(page), f.ID,
 	}
 	if f.SubjectID != "" {
 		query, args = selectRecordsOfSubject, append(args, f.SubjectID)
 	}
-	records, err := list(ctx, s.reader, scanRecord, query, args...)
+	records, err := list(ctx, s.reader, columns.ScanChange, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list changes: %w", err)
 	}
 	return records, nil
-}
-
-func scanRecord(row scanner) (billing.ChangeRecord, error) {
-	var c billing.ChangeRecord
-	err := row.Scan(&c.ID, &c.Subject.OrganizationID, timeColumn{&c.At},
-		&c.Actor.Kind, &c.Actor.ID, &c.Actor.Name, &c.Actor.ClientIP, &c.Actor.UserAgent,
-		&c.Action, &c.Subject.Kind, &c.Subject.ID, (*[]byte)(&c.Before), (*[]byte)(&c.After))
-	return c, err
-}
-
-// optionalJSON stores nil as NULL.
-func optionalJSON(object json.RawMessage) any {
-	if object == nil {
-		return nil
-	}
-	return string(object)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 // A REPLACE deletes rows, without firing triggers unless they are recursive.
@@ -44,10 +45,10 @@ func TestVerifyFindsWhatWasReplaced(t *testing.T) {
 			" request_id, payment_id, reason, actor, idempotency_key, hash FROM entries WHERE seq = 1",
 		"the number of a debit": "REPLACE INTO entries SELECT organization_id, seq + 1, type, amount, balance_after, created_at," +
 			" request_id, payment_id, reason, actor, idempotency_key, hash FROM entries WHERE seq = 2",
-		"a flag, by no flag": "REPLACE INTO requests (" + requestColumns + ") SELECT " +
-			strings.Replace(requestColumns, "streaming", "2", 1) + " FROM requests",
-		"a row": "REPLACE INTO requests (" + requestColumns + ") SELECT " +
-			strings.Replace(requestColumns, "client_ip", "'192.0.2.1'", 1) + " FROM requests",
+		"a flag, by no flag": "REPLACE INTO requests (" + columns.Request + ") SELECT " +
+			strings.Replace(columns.Request, "streaming", "2", 1) + " FROM requests",
+		"a row": "REPLACE INTO requests (" + columns.Request + ") SELECT " +
+			strings.Replace(columns.Request, "client_ip", "'192.0.2.1'", 1) + " FROM requests",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

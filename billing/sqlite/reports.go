@@ -8,20 +8,14 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
-	requestColumns = `request_id, organization_id, key_id, key_name, arrived_at, provider, model, endpoint,
-	input_tokens, input_audio_tokens, input_image_tokens, cache_read_tokens, cache_read_audio_tokens,
-	cache_write_tokens, cache_write_long_tokens, output_tokens, output_audio_tokens, output_image_tokens,
-	web_searches, reasoning_tokens, usage_source, usage_mismatch, service_tier, cost, market_cost,
-	price_rule_id, latency_ns, ttfb_ns, status, error, client_ip, user_agent, streaming, attempts, changes,
-	recovered, hash, project, attempt_log, price_sheet`
-
 	requestValues = `(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
 
 	selectRequest = `
-SELECT ` + requestColumns + `, coalesce((SELECT text FROM price_sheets WHERE hash = price_sheet), '')
+SELECT ` + columns.Request + `, coalesce((SELECT text FROM price_sheets WHERE hash = price_sheet), '')
 FROM requests WHERE organization_id = ?1 AND request_id = ?2`
 
 	selectSettled = `
@@ -36,7 +30,7 @@ func (s *Store) Request(ctx context.Context, org, id string) (billing.Settlement
 		r     billing.Settlement
 		sheet []byte
 	)
-	err := s.reader.QueryRowContext(ctx, selectRequest, org, id).Scan(append(requestFields(&r, &sheet), &r.PriceSheet)...)
+	err := s.reader.QueryRowContext(ctx, selectRequest, org, id).Scan(append(columns.RequestFields(&r, columns.Ignored{}, &sheet), &r.PriceSheet)...)
 	if errors.Is(err, sql.ErrNoRows) {
 		err = books.Missing(id, s.kept.Load().firstID)
 	}
@@ -83,30 +77,4 @@ func requestArgs(a *arguments, r *books.Row) {
 	a.add(r.Hash)
 	a.text(r.Project, books.EncodeList(r.AttemptLog))
 	a.add(r.Sheet)
-}
-
-func scanRequest(row scanner) (billing.Settlement, error) {
-	var (
-		r     billing.Settlement
-		sheet []byte
-	)
-	err := row.Scan(requestFields(&r, &sheet)...)
-	return r, err
-}
-
-// requestFields are where to scan requestColumns to. Of the price sheet it is
-// the hash.
-func requestFields(r *billing.Settlement, sheet *[]byte) []any {
-	var (
-		u = &r.Usage
-		h []byte
-	)
-	return []any{
-		&r.RequestID, &r.OrganizationID, &r.KeyID, &r.KeyName, timeColumn{&r.At}, &r.Provider, &r.Model, &r.Endpoint,
-		&u.Input, &u.InputAudio, &u.InputImage, &u.CacheRead, &u.CacheReadAudio,
-		&u.CacheWrite, &u.CacheWriteLong, &u.Output, &u.OutputAudio, &u.OutputImage,
-		&u.WebSearches, &u.Reasoning, &r.UsageSource, &r.UsageMismatch, &r.ServiceTier, &r.Cost, &r.MarketCost,
-		&r.PriceRuleID, &r.Latency, &r.TTFB, &r.Status, &r.Error, &r.ClientIP, &r.UserAgent, &r.Streaming, &r.Attempts,
-		listColumn{&r.Changes}, &r.Recovered, &h, &r.Project, attemptsColumn{&r.AttemptLog}, sheet,
-	}
 }

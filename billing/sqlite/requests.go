@@ -11,6 +11,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -18,8 +19,8 @@ const (
 	// serves all filters.
 	requestConditions = ` request_id >= ?2 AND request_id < ?3
 	AND arrived_at >= ?4 AND arrived_at < ?5
-	AND (?6 = '' OR provider = ?6) AND (?7 = '' OR model = ?7)
-	AND (?9 = '' OR key_id = ?9) AND (?10 = '' OR project = ?10)
+	AND (?6 = '[]' OR provider IN (SELECT value FROM json_each(?6))) AND (?7 = '[]' OR model IN (SELECT value FROM json_each(?7)))
+	AND (?9 = '[]' OR key_id IN (SELECT value FROM json_each(?9))) AND (?10 = '[]' OR project IN (SELECT value FROM json_each(?10)))
 	AND (?11 = '[]' OR key_name IN (SELECT value FROM json_each(?11)))
 	AND (?12 = '[]' OR endpoint IN (SELECT value FROM json_each(?12)))
 	AND (?13 = '[]' OR error IN (SELECT value FROM json_each(?13)))
@@ -41,12 +42,13 @@ const (
 	AND (?40 = '' OR key_id IN (SELECT id FROM keys WHERE organization_id = ?1 AND owner = ?40))
 ORDER BY request_id`
 
-	selectRequests = `SELECT ` + requestColumns + ` FROM requests WHERE organization_id = ?1 AND` + requestConditions
+	selectRequests = `SELECT ` + columns.Request + ` FROM requests WHERE organization_id = ?1 AND` + requestConditions
 
 	// The plus keeps the planner off the primary key, in which the requests of a
-	// key are few among many.
-	selectRequestsOfKey = `SELECT ` + requestColumns + ` FROM requests
-WHERE key_id = ?9 AND +organization_id = ?1 AND` + requestConditions
+	// key are few among many. Of several keys the index has them one key after
+	// the other: there the primary key, which has the order, is read.
+	selectRequestsOfKey = `SELECT ` + columns.Request + ` FROM requests
+WHERE key_id = ?9 ->> 0 AND +organization_id = ?1 AND` + requestConditions
 
 	newestFirst = ` DESC LIMIT ?8`
 	oldestFirst = ` ASC LIMIT ?8`
@@ -85,21 +87,21 @@ func (s *Store) Requests(ctx context.Context, org string, f billing.Filter, page
 	}
 	defer done()
 	var query string
-	switch {
-	case f.KeyID == "" && page.OldestFirst:
-		query = selectRequestsOldestFirst
-	case f.KeyID == "":
-		query = selectRequestsNewestFirst
-	case page.OldestFirst:
+	switch ofKey := len(f.KeyIDs) == 1; {
+	case ofKey && page.OldestFirst:
 		query = selectRequestsOfKeyOldestFirst
-	default:
+	case ofKey:
 		query = selectRequestsOfKeyNewestFirst
+	case page.OldestFirst:
+		query = selectRequestsOldestFirst
+	default:
+		query = selectRequestsNewestFirst
 	}
 	args, err := filterArgs(org, f, page)
 	if err != nil {
 		return nil, fmt.Errorf("list requests: %w", err)
 	}
-	requests, err := list(ctx, s.reader, scanRequest, query, args...)
+	requests, err := listUpTo(ctx, s.reader, books.PageLimit(page), columns.ScanRequests(columns.Ignored{}), query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list requests: %w", err)
 	}
@@ -119,11 +121,11 @@ func filterArgs(org string, f billing.Filter, page billing.Page) ([]any, error) 
 	}
 	address, network := books.Address(d)
 	args := []any{
-		org, from, before, micros(span.From), micros(span.To), f.Provider, f.Model, books.PageLimit(page),
-		f.KeyID, f.Project,
+		org, from, before, micros(span.From), micros(span.To), books.EncodeList(f.Providers), books.EncodeList(f.Models), books.PageLimit(page),
+		books.EncodeList(f.KeyIDs), books.EncodeList(f.Projects),
 		books.EncodeList(d.KeyNames), books.EncodeList(d.Endpoints), books.EncodeList(d.Errors),
 		books.EncodeList(books.Names(d.UsageSources)), books.EncodeList(d.PriceRuleIDs), string(statuses),
-		address, network, books.LowerASCII(d.UserAgent), d.Streaming, d.Changed,
+		address, network, billing.LowerASCII(d.UserAgent), d.Streaming, d.Changed,
 	}
 	return append(append(args, books.Bounds(d)...), f.Owner), nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/proof"
 )
 
@@ -61,8 +62,8 @@ func (s *Store) loadKept(ctx context.Context) error {
 	return nil
 }
 
-func scanKept(row scanner) (k kept, err error) {
-	err = row.Scan(&k.firstID, timeColumn{&k.from})
+func scanKept(row columns.Row) (k kept, err error) {
+	err = row.Scan(&k.firstID, columns.Time{To: &k.from})
 	return k, err
 }
 
@@ -220,7 +221,7 @@ func (s *Store) withoutDropped(ctx context.Context, tx *sql.Tx, rows []books.Row
 			rest = append(rest, *r)
 			continue
 		}
-		debit, err := scanLine(tx.QueryRowContext(ctx, selectEntryByIdempotencyKey, r.OrganizationID, books.DebitKey(r.RequestID)))
+		debit, err := columns.ScanLine(tx.QueryRowContext(ctx, selectEntryByIdempotencyKey, r.OrganizationID, books.DebitKey(r.RequestID)))
 		switch {
 		case errors.Is(err, sql.ErrNoRows) && r.Cost != 0:
 			rest = append(rest, *r)

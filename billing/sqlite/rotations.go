@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -37,7 +38,7 @@ VALUES (?1, ?2, ?3, ?4, ?5, ?6)`
 // RotateKey implements billing.Keys.
 func (s *Store) RotateKey(ctx context.Context, org, id string, r billing.Rotation) (k billing.Key, reply []byte, err error) {
 	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		if k, err = scanKey(tx.QueryRowContext(ctx, selectKey, org, id)); err != nil {
+		if k, err = columns.ScanKey(tx.QueryRowContext(ctx, selectKey, org, id)); err != nil {
 			return notFound(err)
 		}
 		reply, err = keptReply(ctx, tx, id, r)

@@ -8,9 +8,8 @@ import (
 	"io/fs"
 	"os"
 
-	"github.com/pressly/goose/v3"
-
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/schema"
 )
 
 const hasSchemaVersion = `SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'goose_db_version')`
@@ -18,7 +17,7 @@ const hasSchemaVersion = `SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type 
 // Schema tells how far the tables of the file at path are, without changing
 // it. A file that does not exist has none.
 func Schema(ctx context.Context, path string) (s billing.Schema, err error) {
-	known, err := knownSchema()
+	known, err := schema.Known(migrations)
 	if err != nil {
 		return billing.Schema{}, err
 	}
@@ -39,29 +38,5 @@ func Schema(ctx context.Context, path string) (s billing.Schema, err error) {
 	if !exists {
 		return billing.Schema{Known: known}, nil
 	}
-	return schemaOf(ctx, db)
-}
-
-func schemaOf(ctx context.Context, db *sql.DB) (billing.Schema, error) {
-	known, err := knownSchema()
-	if err != nil {
-		return billing.Schema{}, err
-	}
-	var current int64
-	if err := db.QueryRowContext(ctx, selectSchemaVersion).Scan(&current); err != nil {
-		return billing.Schema{}, fmt.Errorf("read schema version: %w", err)
-	}
-	return billing.Schema{Version: current, Known: known}, nil
-}
-
-func knownSchema() (int64, error) {
-	files, err := fs.Glob(migrations, "migrations/*.sql")
-	if err != nil {
-		return 0, fmt.Errorf("read migrations: %w", err)
-	}
-	known, err := goose.NumericComponent(files[len(files)-1])
-	if err != nil {
-		return 0, fmt.Errorf("read migrations: %w", err)
-	}
-	return known, nil
+	return schema.Of(ctx, db, migrations)
 }

@@ -8,7 +8,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/schema"
 )
 
 //go:embed migrations/*.sql
@@ -31,7 +31,13 @@ const selectIdentity = `SELECT database FROM identity`
 // readers is how many queries may run at once, beside the one writer.
 const readers = 4
 
-const selectSchemaVersion = `SELECT coalesce(max(version_id), 0) FROM goose_db_version`
+const (
+	queryOnly = "query_only(1)"
+	// smallCache has a reader keep 512 KiB of pages, for which SQLite's default
+	// is 2 MiB. They help within a query alone: any commit makes readers forget
+	// theirs, and the kernel has the pages too.
+	smallCache = "cache_size(-512)"
+)
 
 // Store is a billing.Store in a file.
 type Store struct {
@@ -71,11 +77,11 @@ func open(ctx context.Context, path string) (*Store, error) {
 		return nil, err
 	}
 	s := &Store{path: path, file: file, reports: books.NewTurns(readers)}
-	writer, err := s.newConnector("_txlock", "immediate")
+	writer, err := s.newConnector(url.Values{"_txlock": {"immediate"}})
 	if err != nil {
 		return nil, err
 	}
-	reader, err := s.newConnector("_pragma", "query_only(1)")
+	reader, err := s.newConnector(url.Values{"_pragma": {queryOnly, smallCache}})
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +121,7 @@ func create(path string) (os.FileInfo, error) {
 //
 // The file must be there (mode rw). Where it is away for a moment, SQLite would
 // make an empty one, which then takes over the log of the one that comes back.
-func dsn(path, option, value string) string {
+func dsn(path string, options url.Values) string {
 	q := url.Values{"mode": {"rw"}, "_pragma": {
 		"busy_timeout(5000)",
 		"journal_mode(WAL)",
@@ -123,64 +129,34 @@ func dsn(path, option, value string) string {
 		"foreign_keys(1)",
 		"recursive_triggers(1)",
 	}}
-	q.Add(option, value)
+	for name, values := range options {
+		q[name] = append(q[name], values...)
+	}
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: q.Encode()}).String()
 }
 
 // readOnlyDSN returns the address of a file that must be there and is not
 // changed.
 func readOnlyDSN(path string) string {
-	q := url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(5000)", "query_only(1)"}}
+	q := url.Values{"mode": {"ro"}, "_pragma": {"busy_timeout(5000)", queryOnly, smallCache}}
 	return (&url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(path), RawQuery: q.Encode()}).String()
 }
 
 func migrate(ctx context.Context, db *sql.DB) error {
-	dir, err := fs.Sub(migrations, "migrations")
+	p, err := schema.NewProvider(goose.DialectSQLite3, db, migrations)
 	if err != nil {
 		return err
-	}
-	p, err := goose.NewProvider(goose.DialectSQLite3, db, dir, goose.WithDisableGlobalRegistry(true))
-	if err != nil {
-		return fmt.Errorf("read migrations: %w", err)
 	}
 	// Another process may be migrating the same file. Of two that try the same
 	// migration one fails, without a trace; it gets further by trying again for
 	// as long as the schema gets newer.
 	for last := int64(-2); ; {
-		version, err := up(ctx, p)
+		version, err := schema.Up(ctx, p)
 		if err == nil || version <= last || ctx.Err() != nil {
 			return err
 		}
 		last = version
 	}
-}
-
-// checkSchema tells whether the schema is this program's, without changing it.
-func checkSchema(ctx context.Context, db *sql.DB) error {
-	schema, err := schemaOf(ctx, db)
-	if err != nil {
-		return err
-	}
-	if schema.Version != schema.Known {
-		return fmt.Errorf("database schema is version %d, this binary knows %d: use the gateway's own binary", schema.Version, schema.Known)
-	}
-	return nil
-}
-
-// up applies what is missing, and returns the version that it began at; -1 if
-// it cannot be read.
-func up(ctx context.Context, p *goose.Provider) (int64, error) {
-	current, known, err := p.GetVersions(ctx)
-	if err != nil {
-		return -1, fmt.Errorf("read schema version: %w", err)
-	}
-	if current > known {
-		return current, fmt.Errorf("database schema is version %d, this binary knows %d: run a newer gateway", current, known)
-	}
-	if _, err := p.Up(ctx); err != nil {
-		return current, fmt.Errorf("migrate schema: %w", err)
-	}
-	return current, nil
 }
 
 // Ping tells whether the file can be written and read.
@@ -282,33 +258,10 @@ func causeOf(ctx context.Context, err error) error {
 
 func micros(t time.Time) int64 { return t.UnixMicro() }
 
-// optionalAmount stores nil as NULL.
-func optionalAmount(m *billing.Money) any {
-	if m == nil {
-		return nil
-	}
-	return int64(*m)
-}
-
 // optionalMicros stores the zero time as NULL.
 func optionalMicros(t time.Time) any {
 	if t.IsZero() {
 		return nil
 	}
 	return t.UnixMicro()
-}
-
-// timeColumn scans a time; NULL is the zero time.
-type timeColumn struct{ to *time.Time }
-
-func (c timeColumn) Scan(v any) error {
-	switch v := v.(type) {
-	case nil:
-		*c.to = time.Time{}
-	case int64:
-		*c.to = time.UnixMicro(v).UTC()
-	default:
-		return fmt.Errorf("%T is not a time", v)
-	}
-	return nil
 }

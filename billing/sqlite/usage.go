@@ -9,6 +9,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 const (
@@ -19,8 +20,10 @@ const (
 	selectUsage = usageOfParts + `
 	WHERE r.series = p.series AND r.organization_id = ?1 AND r.start >= p.since AND r.start < p.until` + sumUsage
 
-	selectUsageOfKey = usageOfParts + `
-	WHERE r.series = p.series AND r.organization_id = ?1 AND r.key_id = ?8 AND r.start >= p.since AND r.start < p.until` + sumUsage
+	// Left alone, the planner reads all keys' rollups where there are several
+	// keys to look for.
+	selectUsageOfKeys = usageOfParts + ` INDEXED BY rollups_by_key
+	WHERE r.series = p.series AND r.organization_id = ?1 AND r.key_id IN (SELECT value FROM json_each(?8)) AND r.start >= p.since AND r.start < p.until` + sumUsage
 
 	usageOfParts = `
 WITH
@@ -50,8 +53,8 @@ sums AS (
 		sum(sign * cached_tokens) AS cached_tokens, sum(sign * reasoning_tokens) AS reasoning_tokens,
 		sum(sign * cost) AS cost, sum(sign * market_cost) AS market_cost
 	FROM parts
-	WHERE (?8 = '' OR key_id = ?8) AND (?9 = '' OR project = ?9)
-		AND (?10 = '' OR provider = ?10) AND (?11 = '' OR model = ?11)
+	WHERE (?8 = '[]' OR key_id IN (SELECT value FROM json_each(?8))) AND (?9 = '[]' OR project IN (SELECT value FROM json_each(?9)))
+		AND (?10 = '[]' OR provider IN (SELECT value FROM json_each(?10))) AND (?11 = '[]' OR model IN (SELECT value FROM json_each(?11)))
 		AND (?13 = '' OR key_id IN (SELECT id FROM keys WHERE organization_id = ?1 AND owner = ?13))
 	GROUP BY 1, 2, 3, 4, 5 HAVING sum(sign * requests) > 0 LIMIT ?12
 )
@@ -100,8 +103,8 @@ func usage(ctx context.Context, tx *sql.Tx, org string, f billing.Filter, g bill
 		return billing.Usage{}, err
 	}
 	query := selectUsage
-	if f.KeyID != "" {
-		query = selectUsageOfKey
+	if len(f.KeyIDs) > 0 {
+		query = selectUsageOfKeys
 	}
 	sums, err := list(ctx, tx, scanUsage, query, args...)
 	if err != nil {
@@ -141,10 +144,11 @@ func usageArgs(q *books.UsageQuery, org string, f billing.Filter) ([]any, error)
 		args = append(args, string(array))
 	}
 	return append(args, q.Groups(billing.ByKey), q.Groups(billing.ByProject), q.Groups(billing.ByProvider), q.Groups(billing.ByModel),
-		f.KeyID, f.Project, f.Provider, f.Model, billing.MaxUsageGroups+1, f.Owner), nil
+		books.EncodeList(f.KeyIDs), books.EncodeList(f.Projects), books.EncodeList(f.Providers), books.EncodeList(f.Models),
+		billing.MaxUsageGroups+1, f.Owner), nil
 }
 
-func scanUsage(row scanner) (books.UsageSum, error) {
+func scanUsage(row columns.Row) (books.UsageSum, error) {
 	var s books.UsageSum
 	err := row.Scan(&s.Date, &s.KeyID, &s.KeyName, &s.Project, &s.Provider, &s.Model, &s.Requests, &s.PromptTokens,
 		&s.CompletionTokens, &s.CachedTokens, &s.ReasoningTokens, &s.Cost, &s.MarketCost)

@@ -60,34 +60,53 @@ type calculation struct {
 type auditFilter struct {
 	span
 	named filterFlags
-	other []string
+}
+
+// auditBounds are the numbers of which there is a least and a greatest.
+var auditBounds = []string{
+	"cost_nanos", "market_cost_nanos", "latency_ms", "ttfb_ms", "prompt_tokens", "completion_tokens", "cached_tokens", "tokens", "attempts",
 }
 
 func (f *auditFilter) addTo(cmd *cobra.Command) {
 	f.span.addTo(cmd)
 	f.named = filterFlags{}
-	f.named.addTo(cmd,
-		filterFlag{"key", "key_id", "requests with the key of this id"},
-		filterFlag{"provider", "provider", "requests to this provider"},
-		filterFlag{"model", "model", "requests priced as this model"},
-		filterFlag{"project", "project", "requests of this project"},
+	f.named.addRepeatedTo(cmd, keyFlag)
+	f.named.addRepeatedTo(cmd, requestFlags...)
+	f.named.addRepeatedTo(cmd,
+		filterFlag{"key-name", "key_name", "requests with a key that had this name"},
+		filterFlag{"endpoint", "endpoint", "requests to this endpoint, such as chat/completions"},
 		filterFlag{"status", "status", "requests answered with this HTTP status, or a class such as 4xx"},
 		filterFlag{"error", "error", "requests that were refused or ended with this error"},
-		filterFlag{"client-ip", "client_ip", "requests from this address or CIDR range"},
+		filterFlag{"usage-source", "usage_source", "requests whose tokens were counted so: provider, provider_partial, drained, estimated, none"},
+		filterFlag{"price-rule-id", "price_rule_id", "requests priced by this rule"},
 	)
-	cmd.Flags().StringArrayVar(&f.other, "filter", nil, "NAME=VALUE, any other parameter of the API's GET /v1/audit; may be repeated")
+	f.named.addTo(cmd,
+		filterFlag{"request-id", "request_id", "the request of this id"},
+		filterFlag{"client-ip", "client_ip", "requests from this address or CIDR range"},
+		filterFlag{"user-agent", "user_agent", "requests whose user agent contains this text"},
+		filterFlag{"streaming", "streaming", "true or false: requests that were streamed, or not"},
+		filterFlag{"changed", "changed", "true or false: requests whose parameters a translation had to alter, or not"},
+		orderFlag,
+	)
+	for _, name := range auditBounds {
+		flag := strings.ReplaceAll(name, "_", "-")
+		f.named.addTo(cmd,
+			filterFlag{"min-" + flag, "min_" + name, "requests with at least so many " + name},
+			filterFlag{"max-" + flag, "max_" + name, "requests with at most so many " + name},
+		)
+	}
+	complete(cmd, "usage-source", "provider", "provider_partial", "drained", "estimated", "none")
+	complete(cmd, "streaming", "true", "false")
+	complete(cmd, "changed", "true", "false")
+	complete(cmd, orderFlag.flag, "desc", "asc")
 }
+
+// orderFlag turns a list round.
+var orderFlag = filterFlag{"order", "order", "desc, newest first, by default; or asc, oldest first"}
 
 func (f *auditFilter) values() (url.Values, error) {
 	q := f.named.values()
 	f.addValues(q)
-	for _, pair := range f.other {
-		name, value, ok := strings.Cut(pair, "=")
-		if !ok || name == "" {
-			return nil, misusef("--filter %q: expected NAME=VALUE", pair)
-		}
-		q.Add(name, value)
-	}
 	return q, nil
 }
 
@@ -106,36 +125,28 @@ completions.`,
 }
 
 func listAuditCommand(s *settings) *cobra.Command {
-	var p paging
 	var f auditFilter
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "Lists requests, newest first",
 		Long:  "Lists the organization's requests, newest first.",
 		Example: `  caddy llm-gateway audit list --from 2026-11-01 --model gpt-4o-2024-08-06
-  caddy llm-gateway audit list --status 403 --filter streaming=true`,
+  caddy llm-gateway audit list --status 403 --status 5xx --streaming true --min-cost-nanos 1000000`,
 		Args: exactly(),
-		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			q, err := f.values()
-			if err != nil {
-				return err
-			}
-			return list(ctx, s, &p, pathOf("audit"), q, view[auditRow]{
-				columns: []column{
-					left("REQUEST"), left("TIME"), left("KEY"), left("PROVIDER"), left("MODEL"), right("STATUS"),
-					right("PROMPT"), right("COMPLETION"), right("COST"), left("ERROR"),
-				},
-				row: func(a auditRow) []string {
-					return []string{
-						printable(a.RequestID), moment(&a.CreatedAt), printable(a.KeyName), printable(a.Provider), printable(a.Model),
-						count(a.Status), count(a.PromptTokens), count(a.CompletionTokens), usd(a.CostNanos), text(a.Error),
-					}
-				},
-			})
-		}),
 	}
-	p.addTo(cmd)
 	f.addTo(cmd)
+	addList(cmd, s, pathOf("audit"), f.values, view[auditRow]{
+		columns: []column{
+			left("REQUEST"), left("TIME"), left("KEY"), left("PROVIDER"), left("MODEL"), right("STATUS"),
+			right("PROMPT"), right("COMPLETION"), right("COST"), left("ERROR"),
+		},
+		row: func(a auditRow) []string {
+			return []string{
+				printable(a.RequestID), moment(&a.CreatedAt), printable(a.KeyName), printable(a.Provider), printable(a.Model),
+				count(a.Status), count(a.PromptTokens), count(a.CompletionTokens), usd(a.CostNanos), text(a.Error),
+			}
+		},
+	})
 	return cmd
 }
 

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"net/url"
 	"time"
 
@@ -68,7 +67,6 @@ from where, and what was before and after. Nothing removes such a record.`,
 }
 
 func listChangesCommand(s *settings) *cobra.Command {
-	var p paging
 	var f changeFilter
 	cmd := &cobra.Command{
 		Use:   "list",
@@ -77,24 +75,17 @@ func listChangesCommand(s *settings) *cobra.Command {
 		Example: `  caddy llm-gateway changes list --from 2026-11-01
   caddy llm-gateway changes list --subject-kind key --subject-id key_01jd...`,
 		Args: exactly(),
-		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			q, err := f.values()
-			if err != nil {
-				return err
-			}
-			return list(ctx, s, &p, pathOf("changes"), q, view[change]{
-				columns: []column{left("ID"), left("TIME"), left("BY"), left("FROM"), left("ACTION"), left("SUBJECT")},
-				row: func(c change) []string {
-					return []string{
-						c.ID, moment(&c.At), c.by(), text(c.ClientIP), printable(c.Action),
-						printable(c.SubjectKind + " " + c.SubjectID),
-					}
-				},
-			})
-		}),
 	}
-	p.addTo(cmd)
 	f.addTo(cmd)
+	addList(cmd, s, pathOf("changes"), f.values, view[change]{
+		columns: []column{left("ID"), left("TIME"), left("BY"), left("FROM"), left("ACTION"), left("SUBJECT")},
+		row: func(c change) []string {
+			return []string{
+				c.ID, moment(&c.At), c.by(), text(c.ClientIP), printable(c.Action),
+				printable(c.SubjectKind + " " + c.SubjectID),
+			}
+		},
+	})
 	return cmd
 }
 

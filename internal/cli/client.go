@@ -58,6 +58,17 @@ func get(path string, query url.Values) call {
 	return call{method: http.MethodGet, path: path, query: query}
 }
 
+// isEverywhere tells whether the call is about no one organization, or names it
+// in its path: the one that --org names need not exist yet.
+func (k call) isEverywhere() bool {
+	for _, noun := range []string{"organizations", "operator-tokens"} {
+		if all := pathOf(noun); k.path == all || strings.HasPrefix(k.path, all+"/") {
+			return true
+		}
+	}
+	return false
+}
+
 // pathOf joins names, which users give, to a path.
 func pathOf(parts ...string) string {
 	var b strings.Builder
@@ -170,8 +181,12 @@ func (c *client) request(ctx context.Context, k call) (*http.Request, error) {
 	}
 	req.Header.Set("Authorization", "Bearer "+c.token)
 	req.Header.Set("User-Agent", "caddy-llm-gateway-cli")
+	organization := c.organization
+	if k.isEverywhere() {
+		organization = ""
+	}
 	for name, value := range map[string]string{
-		"X-Organization": c.organization, "Idempotency-Key": k.idempotencyKey, "If-Match": k.ifMatch,
+		"X-Organization": organization, "Idempotency-Key": k.idempotencyKey, "If-Match": k.ifMatch,
 	} {
 		if value != "" {
 			req.Header.Set(name, value)

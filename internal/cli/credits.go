@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -157,7 +158,7 @@ taken for a flag. Only the operator adjusts, and the ledger keeps the reason.`,
 		if org == "" {
 			org = defaultOrganization
 		}
-		return answer(ctx, s.everywhere(), call{
+		return answer(ctx, s, call{
 			method: http.MethodPost, path: pathOf("organizations", org, "adjustments"),
 			body:           map[string]any{"amount_dollars": args[0], "reason": reason},
 			idempotencyKey: once.name(),
@@ -187,32 +188,52 @@ dispute; the balance is the sum of them.`,
 }
 
 func listTransactionsCommand(s *settings) *cobra.Command {
-	var p paging
+	var f entryFilter
 	cmd := &cobra.Command{
-		Use:     "list",
-		Short:   "Lists the ledger, newest first",
-		Long:    "Lists the entries of the organization's ledger, newest first.",
-		Example: "  caddy llm-gateway credits transactions list --limit 10",
-		Args:    exactly(),
-		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			return list(ctx, s, &p, pathOf("billing", "transactions"), nil, view[transaction]{
-				columns: []column{
-					left("ID"), left("TIME"), left("TYPE"), right("AMOUNT"), right("BALANCE"), left("FOR"),
-				},
-				row: func(t transaction) []string {
-					return []string{
-						t.ID, moment(&t.CreatedAt), t.Type, usd(t.AmountNanos), usd(t.BalanceAfterNanos), t.subject(),
-					}
-				},
-			})
-		}),
+		Use:   "list",
+		Short: "Lists the ledger, newest first",
+		Long:  "Lists the entries of the organization's ledger, newest first.",
+		Example: `  caddy llm-gateway credits transactions list --limit 10
+  caddy llm-gateway credits transactions list --type purchase --type refund --from 2026-11-01`,
+		Args: exactly(),
 	}
-	p.addTo(cmd)
+	f.addTo(cmd)
+	addList(cmd, s, pathOf("billing", "transactions"), f.values, view[transaction]{
+		columns: []column{
+			left("ID"), left("TIME"), left("TYPE"), right("AMOUNT"), right("BALANCE"), left("FOR"),
+		},
+		row: func(t transaction) []string {
+			return []string{
+				t.ID, moment(&t.CreatedAt), t.Type, usd(t.AmountNanos), usd(t.BalanceAfterNanos), t.subject(),
+			}
+		},
+	})
 	return cmd
 }
 
+// entryFilter are the flags that select entries of the ledger.
+type entryFilter struct {
+	span
+	named filterFlags
+}
+
+func (f *entryFilter) addTo(cmd *cobra.Command) {
+	f.span.addTo(cmd)
+	f.named = filterFlags{}
+	f.named.addRepeatedTo(cmd, filterFlag{"type", "type", "entries of this type: purchase, usage_debit, adjustment, refund, dispute"})
+	f.named.addTo(cmd, orderFlag)
+	complete(cmd, "type", "purchase", "usage_debit", "adjustment", "refund", "dispute")
+	complete(cmd, orderFlag.flag, "desc", "asc")
+}
+
+func (f *entryFilter) values() (url.Values, error) {
+	q := f.named.values()
+	f.addValues(q)
+	return q, nil
+}
+
 func exportTransactionsCommand(s *settings) *cobra.Command {
-	var when span
+	var f entryFilter
 	cmd := &cobra.Command{
 		Use:   "export",
 		Short: "Exports the ledger as CSV or JSON",
@@ -221,8 +242,8 @@ func exportTransactionsCommand(s *settings) *cobra.Command {
   caddy llm-gateway credits transactions export --format jsonl --from 2026-11-01 -o ledger.jsonl`,
 		Args: exactly(),
 	}
-	when.addTo(cmd)
-	addExport(cmd, s, pathOf("billing", "transactions", "export"), when.values)
+	f.addTo(cmd)
+	addExport(cmd, s, pathOf("billing", "transactions", "export"), f.values)
 	return cmd
 }
 

@@ -128,7 +128,7 @@ func (e *export) copyTo(ctx context.Context, s *session, w io.Writer, r *rows) e
 		return err
 	}
 	q.Set("format", e.format)
-	setIf(q, "after", cmp.Or(r.lastID, e.after))
+	addIf(q, "after", cmp.Or(r.lastID, e.after))
 	k := get(e.path, q)
 	res, err := s.open(ctx, k)
 	if err != nil {

@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"context"
 	"encoding/json"
+	"io"
+	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
@@ -101,26 +104,40 @@ func (in *input) choice(name, usage string, choices ...string) {
 type filterFlag struct{ flag, parameter, usage string }
 
 // filterFlags are what such flags are set to, by parameter.
-type filterFlags map[string]*string
+type filterFlags map[string]func() []string
 
 func (f filterFlags) addTo(cmd *cobra.Command, flags ...filterFlag) {
 	for _, flag := range flags {
-		f[flag.parameter] = cmd.Flags().String(flag.flag, "", flag.usage)
+		value := cmd.Flags().String(flag.flag, "", flag.usage)
+		f[flag.parameter] = func() []string { return []string{*value} }
+	}
+}
+
+// addRepeatedTo adds flags that may be repeated: then each of the values will do.
+func (f filterFlags) addRepeatedTo(cmd *cobra.Command, flags ...filterFlag) {
+	for _, flag := range flags {
+		values := cmd.Flags().StringArray(flag.flag, nil, flag.usage+"; may be repeated")
+		f[flag.parameter] = func() []string { return *values }
 	}
 }
 
 func (f filterFlags) values() url.Values {
 	q := url.Values{}
-	for name, value := range f {
-		setIf(q, name, *value)
+	for name, values := range f {
+		for _, value := range values() {
+			addIf(q, name, value)
+		}
 	}
 	return q
 }
 
-// setIf sets a parameter that is given.
-func setIf(q url.Values, name, value string) {
+// query is values for those who may fail.
+func (f filterFlags) query() (url.Values, error) { return f.values(), nil }
+
+// addIf adds a parameter that is given.
+func addIf(q url.Values, name, value string) {
 	if value != "" {
-		q.Set(name, value)
+		q.Add(name, value)
 	}
 }
 
@@ -149,6 +166,35 @@ func (in *input) changes() (map[string]any, error) {
 		return nil, misusef("nothing to change: see %s --help", in.cmd.CommandPath())
 	}
 	return body, err
+}
+
+// addCreate makes the command create something, of which a name is needed, of
+// the fields that are given.
+func addCreate[T any](in *input, s *settings, path string, show func(io.Writer, T) error) {
+	in.cmd.RunE = s.run(func(ctx context.Context, s *session, _ []string) error {
+		if err := need(in.cmd, "name"); err != nil {
+			return err
+		}
+		body, err := in.body()
+		if err != nil {
+			return err
+		}
+		return answer(ctx, s, call{method: http.MethodPost, path: path, body: body}, show)
+	})
+}
+
+// addEdit makes the command change the fields that are given of what is at the
+// path of its arguments.
+func addEdit[T any](in *input, s *settings, method string, path func(args []string) string, show func(io.Writer, T) error) {
+	var c condition
+	c.addTo(in.cmd)
+	in.cmd.RunE = s.run(func(ctx context.Context, s *session, args []string) error {
+		body, err := in.changes()
+		if err != nil {
+			return err
+		}
+		return answer(ctx, s, call{method: method, path: path(args), body: body, ifMatch: c.tag()}, show)
+	})
 }
 
 func keyFields(in *input) {

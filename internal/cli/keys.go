@@ -63,7 +63,6 @@ addresses, in their rate and in what they spend.`,
 }
 
 func listKeysCommand(s *settings) *cobra.Command {
-	var p paging
 	f := filterFlags{}
 	cmd := &cobra.Command{
 		Use:   "list",
@@ -74,22 +73,7 @@ current period of its limit, or ever if it has none.`,
   caddy llm-gateway keys list --status active --project search
   caddy llm-gateway keys list --all --json | jq -r '.data[].id'`,
 		Args: exactly(),
-		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			return list(ctx, s, &p, pathOf("keys"), f.values(), view[key]{
-				columns: []column{
-					left("ID"), left("NAME"), left("STATUS"), left("PREFIX"),
-					right("SPENT"), right("LIMIT"), left("RESET"), left("LAST USED"),
-				},
-				row: func(k key) []string {
-					return []string{
-						k.ID, printable(k.Name), k.Status, k.Prefix,
-						usd(k.SpendNanos), limit(k.UsageLimitDollars), k.UsageLimitReset, moment(k.LastUsedAt),
-					}
-				},
-			})
-		}),
 	}
-	p.addTo(cmd)
 	f.addTo(cmd,
 		filterFlag{"status", "status", "keys that are active, expired or revoked"},
 		filterFlag{"project", "project", "keys of this project"},
@@ -97,6 +81,18 @@ current period of its limit, or ever if it has none.`,
 		filterFlag{"search", "q", "keys whose name contains this text"},
 	)
 	complete(cmd, "status", "active", "expired", "revoked")
+	addList(cmd, s, pathOf("keys"), f.query, view[key]{
+		columns: []column{
+			left("ID"), left("NAME"), left("STATUS"), left("PREFIX"),
+			right("SPENT"), right("LIMIT"), left("RESET"), left("LAST USED"),
+		},
+		row: func(k key) []string {
+			return []string{
+				k.ID, printable(k.Name), k.Status, k.Prefix,
+				usd(k.SpendNanos), limit(k.UsageLimitDollars), k.UsageLimitReset, moment(k.LastUsedAt),
+			}
+		},
+	})
 	return cmd
 }
 
@@ -115,16 +111,7 @@ What is not limited is allowed. Fields are as in the management API.`,
 	}
 	in := newInput(cmd)
 	keyFields(in)
-	cmd.RunE = s.run(func(ctx context.Context, s *session, _ []string) error {
-		if err := need(cmd, "name"); err != nil {
-			return err
-		}
-		body, err := in.body()
-		if err != nil {
-			return err
-		}
-		return answer(ctx, s, call{method: http.MethodPost, path: pathOf("keys"), body: body}, showSecret)
-	})
+	addCreate(in, s, pathOf("keys"), showSecret)
 	return cmd
 }
 
@@ -154,15 +141,7 @@ second.`,
 	}
 	in := newInput(cmd)
 	keyFields(in)
-	var c condition
-	c.addTo(cmd)
-	cmd.RunE = s.run(func(ctx context.Context, s *session, args []string) error {
-		body, err := in.changes()
-		if err != nil {
-			return err
-		}
-		return answer(ctx, s, call{method: http.MethodPatch, path: pathOf("keys", args[0]), body: body, ifMatch: c.tag()}, showKey)
-	})
+	addEdit(in, s, http.MethodPatch, func(args []string) string { return pathOf("keys", args[0]) }, showKey)
 	return cmd
 }
 

@@ -28,6 +28,23 @@ func (p *paging) addTo(cmd *cobra.Command) {
 	flags.BoolVar(&p.all, "all", false, "list all, however many there are")
 }
 
+// addList makes a command list what is at a path and the query selects; nil
+// selects all.
+func addList[T any](cmd *cobra.Command, s *settings, path string, query func() (url.Values, error), v view[T]) {
+	var p paging
+	p.addTo(cmd)
+	cmd.RunE = s.run(func(ctx context.Context, s *session, _ []string) error {
+		var q url.Values
+		if query != nil {
+			var err error
+			if q, err = query(); err != nil {
+				return err
+			}
+		}
+		return list(ctx, s, &p, path, q, v)
+	})
+}
+
 // page is a page of a list as the API answers it.
 type page struct {
 	Data       []json.RawMessage `json:"data"`

@@ -23,6 +23,7 @@ type member struct {
 	InvitedBy *string    `json:"invited_by"`
 	CreatedAt *time.Time `json:"created_at"`
 	JoinedAt  *time.Time `json:"joined_at"`
+	version
 }
 
 func membersCommand() *cobra.Command {
@@ -46,7 +47,6 @@ func membersCommand() *cobra.Command {
 }
 
 func listMembersCommand(s *settings) *cobra.Command {
-	var p paging
 	f := filterFlags{}
 	cmd := &cobra.Command{
 		Use:     "list",
@@ -54,21 +54,18 @@ func listMembersCommand(s *settings) *cobra.Command {
 		Long:    "Lists the organization's members, newest first, and those who are invited.",
 		Example: "  caddy llm-gateway members list --org acme",
 		Args:    exactly(),
-		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			return list(ctx, s, &p, pathOf("members"), f.values(), view[member]{
-				columns: []column{left("ID"), left("EMAIL"), left("NAME"), left("ROLE"), left("JOINED"), left("INVITED BY")},
-				row: func(m member) []string {
-					return []string{
-						m.ID, printable(m.Email), text(m.Name), m.Role,
-						orElse(moment(m.JoinedAt), "invited"), text(m.InvitedBy),
-					}
-				},
-			})
-		}),
 	}
-	p.addTo(cmd)
 	f.addTo(cmd, filterFlag{"role", "role", "members with this role"})
 	complete(cmd, "role", roles...)
+	addList(cmd, s, pathOf("members"), f.query, view[member]{
+		columns: []column{left("ID"), left("EMAIL"), left("NAME"), left("ROLE"), left("JOINED"), left("INVITED BY")},
+		row: func(m member) []string {
+			return []string{
+				m.ID, printable(m.Email), text(m.Name), m.Role,
+				orElse(moment(m.JoinedAt), "invited"), text(m.InvitedBy),
+			}
+		},
+	})
 	return cmd
 }
 
@@ -122,13 +119,7 @@ func editMemberCommand(s *settings) *cobra.Command {
 	in := newInput(cmd)
 	in.choice("role", "what they may do", roles...)
 	in.clearable("name", "name, for people")
-	cmd.RunE = s.run(func(ctx context.Context, s *session, args []string) error {
-		body, err := in.changes()
-		if err != nil {
-			return err
-		}
-		return answer(ctx, s, call{method: http.MethodPatch, path: pathOf("members", args[0]), body: body}, showMember)
-	})
+	addEdit(in, s, http.MethodPatch, func(args []string) string { return pathOf("members", args[0]) }, showMember)
 	return cmd
 }
 
@@ -159,5 +150,6 @@ func showMember(w io.Writer, m member) error {
 		field{"Invited by", text(m.InvitedBy)},
 		field{"Created", moment(m.CreatedAt)},
 		field{"Joined", moment(m.JoinedAt)},
+		field{"Version", m.shown()},
 	)
 }

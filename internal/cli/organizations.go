@@ -17,6 +17,7 @@ type organization struct {
 	Name         string         `json:"name"`
 	CreatedAt    *time.Time     `json:"created_at"`
 	BalanceNanos metering.Money `json:"balance_nanos"`
+	version
 }
 
 // budget is an organization's limit on its own spend.
@@ -54,23 +55,19 @@ Only the operator makes and lists organizations.`,
 }
 
 func listOrganizationsCommand(s *settings) *cobra.Command {
-	var p paging
 	cmd := &cobra.Command{
 		Use:     "list",
 		Short:   "Lists the organizations",
 		Long:    "Lists all organizations of the gateway, with their balances.",
 		Example: "  caddy llm-gateway orgs list --all",
 		Args:    exactly(),
-		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			return list(ctx, s.everywhere(), &p, pathOf("organizations"), nil, view[organization]{
-				columns: []column{left("ID"), left("NAME"), right("BALANCE"), left("CREATED")},
-				row: func(o organization) []string {
-					return []string{o.ID, printable(o.Name), usd(o.BalanceNanos), moment(o.CreatedAt)}
-				},
-			})
-		}),
 	}
-	p.addTo(cmd)
+	addList(cmd, s, pathOf("organizations"), nil, view[organization]{
+		columns: []column{left("ID"), left("NAME"), right("BALANCE"), left("CREATED")},
+		row: func(o organization) []string {
+			return []string{o.ID, printable(o.Name), usd(o.BalanceNanos), moment(o.CreatedAt)}
+		},
+	})
 	return cmd
 }
 
@@ -88,16 +85,7 @@ is invited: who logs in with that verified address becomes it.`,
 	in.text("name", "name, for people")
 	in.text("id", "id, by which commands and the API name it; a random one by default")
 	in.text("owner-email", "e-mail address of the owner to invite")
-	cmd.RunE = s.run(func(ctx context.Context, s *session, _ []string) error {
-		if err := need(cmd, "name"); err != nil {
-			return err
-		}
-		body, err := in.body()
-		if err != nil {
-			return err
-		}
-		return answer(ctx, s.everywhere(), call{method: http.MethodPost, path: pathOf("organizations"), body: body}, showOrganization)
-	})
+	addCreate(in, s, pathOf("organizations"), showOrganization)
 	return cmd
 }
 
@@ -109,7 +97,7 @@ func showOrganizationCommand(s *settings) *cobra.Command {
 		Example: "  caddy llm-gateway orgs show acme",
 		Args:    exactly("id"),
 		RunE: s.run(func(ctx context.Context, s *session, args []string) error {
-			return answer(ctx, s.everywhere(), get(pathOf("organizations", args[0]), nil), showOrganization)
+			return answer(ctx, s, get(pathOf("organizations", args[0]), nil), showOrganization)
 		}),
 	}
 }
@@ -124,13 +112,7 @@ func editOrganizationCommand(s *settings) *cobra.Command {
 	}
 	in := newInput(cmd)
 	in.text("name", "name, for people")
-	cmd.RunE = s.run(func(ctx context.Context, s *session, args []string) error {
-		body, err := in.changes()
-		if err != nil {
-			return err
-		}
-		return answer(ctx, s.everywhere(), call{method: http.MethodPatch, path: pathOf("organizations", args[0]), body: body}, showOrganization)
-	})
+	addEdit(in, s, http.MethodPatch, func(args []string) string { return pathOf("organizations", args[0]) }, showOrganization)
 	return cmd
 }
 
@@ -177,15 +159,7 @@ spent in the period before counts.`,
 	in.clearable("week-start", "day that weeks start on: sunday, monday or saturday")
 	in.choice("hold", "what is held for a request before it is sent", "estimate", "strict")
 	in.number("rate-limit-rpm", "requests per calendar minute, all keys together")
-	var c condition
-	c.addTo(cmd)
-	cmd.RunE = s.run(func(ctx context.Context, s *session, _ []string) error {
-		body, err := in.changes()
-		if err != nil {
-			return err
-		}
-		return answer(ctx, s, call{method: http.MethodPut, path: pathOf("budget"), body: body, ifMatch: c.tag()}, showBudget)
-	})
+	addEdit(in, s, http.MethodPut, func(_ []string) string { return pathOf("budget") }, showBudget)
 	return cmd
 }
 
@@ -195,6 +169,7 @@ func showOrganization(w io.Writer, o organization) error {
 		field{"Name", printable(o.Name)},
 		field{"Balance", usd(o.BalanceNanos)},
 		field{"Created", moment(o.CreatedAt)},
+		field{"Version", o.shown()},
 	)
 }
 

@@ -68,14 +68,6 @@ func (s *settings) run(f func(ctx context.Context, s *session, args []string) er
 	}
 }
 
-// everywhere returns the session for calls that are about no one organization,
-// or name it in their path: the one that --org names need not exist yet.
-func (s *session) everywhere() *session {
-	c, all := *s.client, *s
-	c.organization, all.client = "", &c
-	return &all
-}
-
 func (s *settings) client() (*client, error) {
 	base, err := baseURL(cmp.Or(s.url, os.Getenv(urlVariable), defaultURL))
 	if err != nil {

@@ -38,23 +38,19 @@ can be revoked alone; the admin_token of the Caddyfile is to make the first.`,
 }
 
 func listTokensCommand(s *settings) *cobra.Command {
-	var p paging
 	cmd := &cobra.Command{
 		Use:     "list",
 		Short:   "Lists the operator tokens",
 		Long:    "Lists the operator tokens, newest first, revoked ones included.",
 		Example: "  caddy llm-gateway tokens list",
 		Args:    exactly(),
-		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
-			return list(ctx, s.everywhere(), &p, pathOf("operator-tokens"), nil, view[token]{
-				columns: []column{left("ID"), left("NAME"), left("STATUS"), left("PREFIX"), left("EXPIRES"), left("LAST USED")},
-				row: func(t token) []string {
-					return []string{t.ID, printable(t.Name), t.Status, t.Prefix, moment(t.ExpiresAt), moment(t.LastUsedAt)}
-				},
-			})
-		}),
 	}
-	p.addTo(cmd)
+	addList(cmd, s, pathOf("operator-tokens"), nil, view[token]{
+		columns: []column{left("ID"), left("NAME"), left("STATUS"), left("PREFIX"), left("EXPIRES"), left("LAST USED")},
+		row: func(t token) []string {
+			return []string{t.ID, printable(t.Name), t.Status, t.Prefix, moment(t.ExpiresAt), moment(t.LastUsedAt)}
+		},
+	})
 	return cmd
 }
 
@@ -70,16 +66,7 @@ the gateway keeps a hash of it.`,
 	in := newInput(cmd)
 	in.text("name", "whose token it is, or what for")
 	in.time("expires-at", "from when on the token is refused")
-	cmd.RunE = s.run(func(ctx context.Context, s *session, _ []string) error {
-		if err := need(cmd, "name"); err != nil {
-			return err
-		}
-		body, err := in.body()
-		if err != nil {
-			return err
-		}
-		return answer(ctx, s.everywhere(), call{method: http.MethodPost, path: pathOf("operator-tokens"), body: body}, showCreatedToken)
-	})
+	addCreate(in, s, pathOf("operator-tokens"), showCreatedToken)
 	return cmd
 }
 
@@ -91,7 +78,7 @@ func revokeTokenCommand(s *settings) *cobra.Command {
 		Example: "  caddy llm-gateway tokens revoke token_01jd...",
 		Args:    exactly("id"),
 		RunE: s.run(func(ctx context.Context, s *session, args []string) error {
-			return answer(ctx, s.everywhere(), call{method: http.MethodPost, path: pathOf("operator-tokens", args[0], "revoke")}, showToken)
+			return answer(ctx, s, call{method: http.MethodPost, path: pathOf("operator-tokens", args[0], "revoke")}, showToken)
 		}),
 	}
 }

@@ -25,16 +25,20 @@ func (s *span) addTo(cmd *cobra.Command) {
 }
 
 func (s *span) addValues(q url.Values) {
-	setIf(q, "from", s.from)
-	setIf(q, "to", s.to)
-	setIf(q, "timezone", s.timezone)
+	addIf(q, "from", s.from)
+	addIf(q, "to", s.to)
+	addIf(q, "timezone", s.timezone)
 }
 
-func (s *span) values() (url.Values, error) {
-	q := url.Values{}
-	s.addValues(q)
-	return q, nil
+// requestFlags select requests, in usage and in the audit.
+var requestFlags = []filterFlag{
+	{"provider", "provider", "requests to this provider"},
+	{"model", "model", "requests priced as this model"},
+	{"project", "project", "requests of this project"},
 }
+
+// keyFlag selects requests by their keys.
+var keyFlag = filterFlag{"key", "key_id", "requests with the key of this id"}
 
 // usageQuery are the flags of a command that shows usage.
 type usageQuery struct {
@@ -52,10 +56,8 @@ func (u *usageQuery) addTo(cmd *cobra.Command) {
 		filterFlag{"sort", "sort", "what groups are sorted by: one of --group-by, or a sum, such as requests or cost"},
 		filterFlag{"order", "order", "asc or desc"},
 		filterFlag{"limit", "limit", "the most groups to show; the others are summed up"},
-		filterFlag{"provider", "provider", "requests to this provider only"},
-		filterFlag{"model", "model", "requests priced as this model only"},
-		filterFlag{"project", "project", "requests of this project only"},
 	)
+	u.named.addRepeatedTo(cmd, requestFlags...)
 	complete(cmd, "group-by", "date", "key", "provider", "model", "project")
 	complete(cmd, "interval", "hour", "day", "week", "month")
 	complete(cmd, "order", "asc", "desc")
@@ -64,7 +66,7 @@ func (u *usageQuery) addTo(cmd *cobra.Command) {
 func (u *usageQuery) values() url.Values {
 	q := u.named.values()
 	u.addValues(q)
-	setIf(q, "group_by", strings.Join(u.groupBy, ","))
+	addIf(q, "group_by", strings.Join(u.groupBy, ","))
 	return q
 }
 
@@ -134,6 +136,7 @@ and the savings; in total, or in groups by one or two of date, key, provider,
 model and project.`,
 		Example: `  caddy llm-gateway usage --from 2026-11-01 --to 2026-11-30
   caddy llm-gateway usage --group-by date,model --interval week --timezone Europe/Zurich
+  caddy llm-gateway usage --model gpt-4o-2024-08-06 --model o3-2025-04-16
   caddy llm-gateway usage --group-by key --json`,
 		Args: exactly(),
 		RunE: s.run(func(ctx context.Context, s *session, _ []string) error {
@@ -142,7 +145,8 @@ model and project.`,
 	}
 	s.addTo(cmd)
 	q.addTo(cmd)
-	q.named.addTo(cmd, filterFlag{"key", "key_id", "requests with the key of this id only"})
+	q.named.addRepeatedTo(cmd, keyFlag)
+	q.named.addTo(cmd, filterFlag{"owner", "owner", "requests with the keys of the member of this id"})
 	return cmd
 }
 

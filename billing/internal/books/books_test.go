@@ -122,7 +122,7 @@ func TestUsageIsCutWithoutGapOrOverlap(t *testing.T) {
 	}
 	rowsFrom := noon.Truncate(24 * time.Hour).Add(48 * time.Hour)
 	for range 1000 {
-		f := billing.Filter{From: moment(), To: moment(), KeyID: []string{"", "key"}[random.IntN(2)]}
+		f := billing.Filter{From: moment(), To: moment(), KeyIDs: [][]string{nil, {"key"}}[random.IntN(2)]}
 		g := billing.Grouping{
 			By:       []billing.Dimension{billing.ByModel, billing.ByDate}[:random.IntN(3)],
 			Interval: intervals[random.IntN(4)], Zone: zones[random.IntN(3)],

@@ -102,13 +102,6 @@ func timeOrNull(t time.Time) any {
 	return Time(t)
 }
 
-func periodOrNever(p billing.Period) billing.Period {
-	if p == "" {
-		return billing.Never
-	}
-	return p
-}
-
 func listOrEmpty(list []string) []string {
 	if list == nil {
 		return []string{}

@@ -1,6 +1,7 @@
 package books
 
 import (
+	"cmp"
 	"context"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -21,7 +22,7 @@ func KeyFields(k billing.Key) Fields {
 		"max_concurrent":             orNull(k.MaxConcurrent),
 		"usage_limit_nanos":          k.UsageLimit,
 		"usage_soft_limit_nanos":     k.UsageSoftLimit,
-		"usage_limit_reset":          periodOrNever(k.UsageLimitReset),
+		"usage_limit_reset":          cmp.Or(k.UsageLimitReset, billing.Never),
 		"expires_at":                 timeOrNull(k.ExpiresAt),
 		"revoked_at":                 timeOrNull(k.RevokedAt),
 		"previous_secret_expires_at": timeOrNull(k.PreviousSecretExpiresAt),
@@ -65,7 +66,7 @@ func OrganizationFields(o billing.Organization) Fields {
 		"name":           o.Name,
 		"max_nanos":      o.Budget,
 		"soft_nanos":     o.BudgetSoft,
-		"period":         periodOrNever(o.BudgetPeriod),
+		"period":         cmp.Or(o.BudgetPeriod, billing.Never),
 		"week_start":     orNull(o.WeekStart),
 		"hold":           hold,
 		"rate_limit_rpm": orNull(o.RateLimitRPM),
@@ -92,7 +93,7 @@ func ProjectFields(p billing.Project) Fields {
 	return newFields(map[string]any{
 		"max_nanos":  p.Budget,
 		"soft_nanos": p.BudgetSoft,
-		"period":     periodOrNever(p.BudgetPeriod),
+		"period":     cmp.Or(p.BudgetPeriod, billing.Never),
 	})
 }
 

@@ -114,6 +114,9 @@ func EncodeList[T string | billing.Attempt](list []T) string {
 
 // DecodeList reads what EncodeList wrote. An empty list is nil.
 func DecodeList[T string | billing.Attempt](s string) ([]T, error) {
+	if s == "[]" {
+		return nil, nil
+	}
 	var list []T
 	if err := json.Unmarshal([]byte(s), &list); err != nil {
 		return nil, fmt.Errorf("decode list %q: %w", s, err)

@@ -2,7 +2,6 @@ package books
 
 import (
 	"math"
-	"strings"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
@@ -57,17 +56,24 @@ func appendRange[T ~int64](list []any, r billing.Range[T]) []any {
 }
 
 // EntrySeqs returns the range of numbers, both ends exclusive, in which the
-// entries of a page are.
-func EntrySeqs(page billing.Page) (after, before int64, err error) {
+// entries of a page are. Not all in it are the filter's.
+func EntrySeqs(f billing.EntryFilter, page billing.Page) (after, before int64, err error) {
 	after, before = 0, math.MaxInt64
+	if f.ID != "" {
+		seq, err := EntrySeq(f.ID)
+		if err != nil {
+			return 0, 0, err
+		}
+		after, before = seq-1, seq+1
+	}
 	if page.After == "" {
 		return after, before, nil
 	}
 	seq, err := EntrySeq(page.After)
 	if page.OldestFirst {
-		return seq, before, err
+		return max(after, seq), before, err
 	}
-	return after, seq, err
+	return after, min(before, seq), err
 }
 
 // Names returns a list's values as texts.
@@ -90,15 +96,4 @@ func Address(d *billing.Detail) (address, network *string) {
 	default:
 		return nil, new(p.Masked().String())
 	}
-}
-
-// LowerASCII returns s with its ASCII letters in lower case, as both databases
-// understand lower().
-func LowerASCII(s string) string {
-	return strings.Map(func(c rune) rune {
-		if 'A' <= c && c <= 'Z' {
-			return c + 'a' - 'A'
-		}
-		return c
-	}, s)
 }

@@ -51,7 +51,7 @@ func EntryHash(e billing.Entry) []byte {
 // ContentHash returns the hash that the row of a settlement has, from the
 // columns that are stored. Of the price sheet this is the hash.
 func ContentHash(s *billing.Settlement, sheet []byte) []byte {
-	d := make(digest, 0, 512)
+	d := make(digest, 0, 1024)
 	d.settlement(s, sheet)
 	return d.appendSum(nil)
 }

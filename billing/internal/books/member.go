@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 	"unicode"
-	"unicode/utf8"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
@@ -78,13 +77,9 @@ func NewIdentity(who billing.Identity) (billing.Identity, error) {
 	return who, nil
 }
 
-func isIdentity(s string) bool { return s != "" && len(s) <= maxIdentity && isPrintable(s) }
+func isIdentity(s string) bool { return s != "" && len(s) <= maxIdentity && billing.IsPlainText(s) }
 
-func isEmail(s string) bool { return s != "" && len(s) <= maxEmail && isPrintable(s) }
-
-func isPrintable(s string) bool {
-	return utf8.ValidString(s) && !strings.ContainsFunc(s, unicode.IsControl)
-}
+func isEmail(s string) bool { return s != "" && len(s) <= maxEmail && billing.IsPlainText(s) }
 
 // printable drops control characters.
 func printable(r rune) rune {

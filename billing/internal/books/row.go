@@ -156,21 +156,21 @@ func canonical(s *billing.Settlement) *billing.Settlement {
 // isCanonical is false for some texts that are valid.
 func isCanonical(s *billing.Settlement) bool {
 	for _, text := range textsOf(s) {
-		if !isPlain(*text) {
+		if !isASCII(*text) {
 			return false
 		}
 	}
 	for _, change := range s.Changes {
-		if !isPlain(change) {
+		if !isASCII(change) {
 			return false
 		}
 	}
 	for _, a := range s.AttemptLog {
-		if !isPlain(a.Provider) || !isPlain(a.Model) || !isPlain(a.Credential) || !isPlain(a.Error) {
+		if !isASCII(a.Provider) || !isASCII(a.Model) || !isASCII(a.Credential) || !isASCII(a.Error) {
 			return false
 		}
 	}
-	return isPlain(string(s.UsageSource))
+	return isASCII(string(s.UsageSource))
 }
 
 func textsOf(s *billing.Settlement) [14]*string {
@@ -187,15 +187,15 @@ func Time(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
 // UTF-8, and NUL.
 func Text(s string) string {
 	const replacement = "\uFFFD"
-	if isPlain(s) {
+	if isASCII(s) {
 		return s
 	}
 	s = strings.ToValidUTF8(s, replacement)
 	return strings.ReplaceAll(s, "\x00", replacement)
 }
 
-// isPlain tells whether s is ASCII without NUL, as nearly all texts are.
-func isPlain(s string) bool {
+// isASCII tells whether s is ASCII without NUL, as nearly all texts are.
+func isASCII(s string) bool {
 	for i := range len(s) {
 		if s[i]-1 >= utf8.RuneSelf-1 {
 			return false

@@ -54,7 +54,7 @@ func NewUsageQuery(f billing.Filter, g billing.Grouping, recorded Span, rowsFrom
 		q.to = q.round(q.to)
 	}
 	span := SpanOf(billing.Filter{From: q.from, To: q.to})
-	series := coarsestFirst(f.KeyID != "" || f.Owner != "" || slices.Contains(g.By, billing.ByKey))
+	series := coarsestFirst(len(f.KeyIDs) > 0 || f.Owner != "" || slices.Contains(g.By, billing.ByKey))
 	if !slices.Contains(g.By, billing.ByDate) {
 		q.cut(Part{Span: span, Sign: 1}, series)
 		return q, nil

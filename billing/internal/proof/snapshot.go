@@ -10,6 +10,7 @@ import (
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 )
 
 // sumPageSize is how many rows the database sums up at once.
@@ -40,10 +41,8 @@ type snapshot struct {
 	queries *Queries
 }
 
-type scanner interface{ Scan(dest ...any) error }
-
 // each calls f for each row of a query.
-func (s snapshot) each(ctx context.Context, f func(scanner) error, query string, args ...any) error {
+func (s snapshot) each(ctx context.Context, f func(columns.Row) error, query string, args ...any) error {
 	rows, err := s.tx.QueryContext(ctx, query, args...)
 	if err != nil {
 		return err
@@ -57,9 +56,9 @@ func (s snapshot) each(ctx context.Context, f func(scanner) error, query string,
 	return rows.Err()
 }
 
-func list[T any](ctx context.Context, s snapshot, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
+func list[T any](ctx context.Context, s snapshot, scan func(columns.Row) (T, error), query string, args ...any) ([]T, error) {
 	var all []T
-	err := s.each(ctx, func(row scanner) error {
+	err := s.each(ctx, func(row columns.Row) error {
 		v, err := scan(row)
 		all = append(all, v)
 		return err
@@ -69,7 +68,7 @@ func list[T any](ctx context.Context, s snapshot, scan func(scanner) (T, error),
 
 // organizations lists all that have books, known as organizations or not.
 func (s snapshot) organizations(ctx context.Context) ([]string, error) {
-	return list(ctx, s, func(row scanner) (id string, err error) {
+	return list(ctx, s, func(row columns.Row) (id string, err error) {
 		err = row.Scan(&id)
 		return id, err
 	}, s.queries.Organizations)
@@ -98,7 +97,7 @@ func (s snapshot) requests(ctx context.Context, org string, ids []string) (map[s
 		return nil, err
 	}
 	found := make(map[string]*Request, len(ids))
-	err = s.each(ctx, func(row scanner) error {
+	err = s.each(ctx, func(row columns.Row) error {
 		r, err := scanRequest(row)
 		found[r.RequestID] = r
 		return err
@@ -113,7 +112,7 @@ func (s snapshot) debits(ctx context.Context, org string, ids []string) (map[str
 		return nil, err
 	}
 	found := make(map[string]*books.Line, len(ids))
-	err = s.each(ctx, func(row scanner) error {
+	err = s.each(ctx, func(row columns.Row) error {
 		l, err := scanLine(row)
 		found[l.RequestID] = &l
 		return err
@@ -134,7 +133,7 @@ func (s snapshot) kept(ctx context.Context) (firstID string, err error) {
 
 // dropped calls f for each sum of requests that are dropped.
 func (s snapshot) dropped(ctx context.Context, org string, from, to time.Time, f func(*Dropped)) error {
-	return s.each(ctx, func(row scanner) error {
+	return s.each(ctx, func(row columns.Row) error {
 		d := Dropped{Rollup: books.Rollup{RollupKey: books.RollupKey{OrganizationID: org}}}
 		if err := row.Scan(append(rollupColumns(&d.Rollup), &d.Debits)...); err != nil {
 			return err
@@ -151,7 +150,7 @@ func (s snapshot) freeRequests(ctx context.Context, org string, ids idRange, aft
 
 // undebited calls f for each request that costs something and has no debit.
 func (s snapshot) undebited(ctx context.Context, org string, f func(id string, cost billing.Money)) error {
-	return s.each(ctx, func(row scanner) error {
+	return s.each(ctx, func(row columns.Row) error {
 		var (
 			id   string
 			cost billing.Money
@@ -167,8 +166,8 @@ func (s snapshot) undebited(ctx context.Context, org string, f func(id string, c
 // changedHours returns the hours whose rollups, summed up, are not what is
 // remembered, in their order.
 func (s snapshot) changedHours(ctx context.Context, org string) ([]changedHour, error) {
-	return list(ctx, s, func(row scanner) (h changedHour, err error) {
-		dest := append([]any{timeColumn{&h.Start}}, totalsColumns(&h.Totals)...)
+	return list(ctx, s, func(row columns.Row) (h changedHour, err error) {
+		dest := append([]any{columns.Time{To: &h.Start}}, totalsColumns(&h.Totals)...)
 		err = row.Scan(append(dest, totalsColumns(&h.remembered)...)...)
 		return h, err
 	}, s.queries.ChangedHours, org)
@@ -199,7 +198,7 @@ func (s snapshot) sumPage(ctx context.Context, org, after string) (sumPage, erro
 		p sumPage
 		n int64
 	)
-	err := s.each(ctx, func(row scanner) error {
+	err := s.each(ctx, func(row columns.Row) error {
 		r := books.Rollup{RollupKey: books.RollupKey{OrganizationID: org}}
 		var last string
 		if err := row.Scan(append(rollupColumns(&r), &last)...); err != nil {
@@ -228,8 +227,8 @@ func (s snapshot) rollups(ctx context.Context, org string, series books.Series, 
 
 // rollupDays returns the days that rollups of any series begin on.
 func (s snapshot) rollupDays(ctx context.Context, org string) ([]time.Time, error) {
-	return list(ctx, s, func(row scanner) (t time.Time, err error) {
-		err = row.Scan(timeColumn{&t})
+	return list(ctx, s, func(row columns.Row) (t time.Time, err error) {
+		err = row.Scan(columns.Time{To: &t})
 		return t, err
 	}, s.queries.RollupDays, org)
 }
@@ -253,10 +252,10 @@ func (s snapshot) leases(ctx context.Context, f func(sumDifference)) error {
 }
 
 func (s snapshot) sumDifferences(ctx context.Context, f func(sumDifference), query string) error {
-	return s.each(ctx, func(row scanner) error {
+	return s.each(ctx, func(row columns.Row) error {
 		var d sumDifference
 		a := &d.allowance
-		err := row.Scan(&a.OrganizationID, &a.Subject, &a.Kind, &a.Period, timeColumn{&a.Start}, &d.expected, &d.found)
+		err := row.Scan(&a.OrganizationID, &a.Subject, &a.Kind, &a.Period, columns.Time{To: &a.Start}, &d.expected, &d.found)
 		if err != nil {
 			return err
 		}
@@ -265,15 +264,15 @@ func (s snapshot) sumDifferences(ctx context.Context, f func(sumDifference), que
 	}, query)
 }
 
-func scanLine(row scanner) (books.Line, error) {
+func scanLine(row columns.Row) (books.Line, error) {
 	var l books.Line
-	err := row.Scan(&l.OrganizationID, &l.Seq, &l.Type, &l.Amount, &l.BalanceAfter, timeColumn{&l.CreatedAt},
+	err := row.Scan(&l.OrganizationID, &l.Seq, &l.Type, &l.Amount, &l.BalanceAfter, columns.Time{To: &l.CreatedAt},
 		&l.RequestID, &l.PaymentID, &l.Reason, &l.Actor, &l.IdempotencyKey, &l.Hash)
 	return l, err
 }
 
-func scanRollup(org string) func(scanner) (books.Rollup, error) {
-	return func(row scanner) (books.Rollup, error) {
+func scanRollup(org string) func(columns.Row) (books.Rollup, error) {
+	return func(row columns.Row) (books.Rollup, error) {
 		r := books.Rollup{RollupKey: books.RollupKey{OrganizationID: org}}
 		err := row.Scan(rollupColumns(&r)...)
 		return r, err
@@ -281,7 +280,7 @@ func scanRollup(org string) func(scanner) (books.Rollup, error) {
 }
 
 func rollupColumns(r *books.Rollup) []any {
-	return append([]any{&r.Series, timeColumn{&r.Start}, &r.KeyID, &r.Project, &r.Provider, &r.Model}, totalsColumns(&r.Totals)...)
+	return append([]any{&r.Series, columns.Time{To: &r.Start}, &r.KeyID, &r.Project, &r.Provider, &r.Model}, totalsColumns(&r.Totals)...)
 }
 
 func totalsColumns(t *billing.Totals) []any {
@@ -290,7 +289,7 @@ func totalsColumns(t *billing.Totals) []any {
 	}
 }
 
-func scanRequest(row scanner) (*Request, error) {
+func scanRequest(row columns.Row) (*Request, error) {
 	var (
 		r                 = new(Request)
 		u                 = &r.Usage
@@ -298,7 +297,7 @@ func scanRequest(row scanner) (*Request, error) {
 		flags             [3]flagColumn
 	)
 	if err := row.Scan(
-		&r.RequestID, &r.OrganizationID, &r.KeyID, &r.KeyName, timeColumn{&r.At}, &r.Provider, &r.Model, &r.Endpoint,
+		&r.RequestID, &r.OrganizationID, &r.KeyID, &r.KeyName, columns.Time{To: &r.At}, &r.Provider, &r.Model, &r.Endpoint,
 		&u.Input, &u.InputAudio, &u.InputImage, &u.CacheRead, &u.CacheReadAudio,
 		&u.CacheWrite, &u.CacheWriteLong, &u.Output, &u.OutputAudio, &u.OutputImage,
 		&u.WebSearches, &u.Reasoning, &r.UsageSource, &flags[0], &r.ServiceTier, &r.Cost, &r.MarketCost,
@@ -333,21 +332,6 @@ func (c *flagColumn) Scan(v any) error {
 		c.is, c.odd = v == 1, v != 0 && v != 1
 	default:
 		return fmt.Errorf("%T is not a flag", v)
-	}
-	return nil
-}
-
-// timeColumn scans a time in UTC.
-type timeColumn struct{ to *time.Time }
-
-func (c timeColumn) Scan(v any) error {
-	switch v := v.(type) {
-	case int64:
-		*c.to = time.UnixMicro(v).UTC()
-	case time.Time:
-		*c.to = v.UTC()
-	default:
-		return fmt.Errorf("%T is not a time", v)
 	}
 	return nil
 }
