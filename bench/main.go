@@ -10,6 +10,10 @@
 // requests and with many.
 //
 //	go run ./bench -usage -store sqlite
+//
+// With -export it measures the memory of a gateway that exports the audit.
+//
+//	go run ./bench -export -store sqlite
 package main
 
 import (

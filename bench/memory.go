@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -58,7 +60,7 @@ func memoryOf(pid int) (m memory, err error) {
 		delete(figures, name)
 	}
 	if len(figures) > 0 {
-		return m, fmt.Errorf("the kernel does not say %d figures of the process's memory", len(figures))
+		return m, fmt.Errorf("the kernel does not say %s", slices.Sorted(maps.Keys(figures)))
 	}
 	return m, nil
 }
