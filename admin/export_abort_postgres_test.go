@@ -54,7 +54,7 @@ func TestAbortedExportsLeaveNothingInTheDatabase(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	store, err := postgres.Open(t.Context(), dsn+fmt.Sprintf("&application_name=exporting&pool_max_conns=%d", maxExports))
+	store, err := postgres.Open(t.Context(), dsn+fmt.Sprintf("&application_name=exporting&pool_max_conns=%d", 4*maxExports))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -26,7 +26,8 @@ const (
 	// they may wait a quarter of a second for the one who waits.
 	lockTries = 5
 
-	lockRetention = `SELECT pg_try_advisory_lock($1)`
+	lockRetention   = `SELECT pg_try_advisory_lock($1)`
+	unlockRetention = `SELECT pg_advisory_unlock($1)`
 
 	makePartitions = `SELECT make_request_partitions($1)`
 	watchPartition = `SELECT watch_request_partition($1)`
@@ -125,6 +126,8 @@ func (s *Store) DropRequests(ctx context.Context, before time.Time) (dropped int
 	if err := conn.QueryRow(ctx, lockRetention, retentionLock).Scan(&mine); err != nil || !mine {
 		return 0, err
 	}
+	// The server may notice the end of the connection only a moment later.
+	defer conn.Exec(context.WithoutCancel(ctx), unlockRetention, retentionLock)
 	old, err := list(ctx, s.pool, scanPartition, selectOldPartitions, before, billing.MinRetention.Seconds())
 	if err != nil {
 		return 0, fmt.Errorf("list old partitions: %w", err)

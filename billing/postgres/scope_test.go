@@ -18,6 +18,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/columns"
 	"github.com/caddy-llm-gateway/gateway/internal/pgtest"
 )
@@ -94,7 +95,7 @@ func TestASuperuserBypassesPolicies(t *testing.T) {
 	pool, err := pgxpool.New(t.Context(), address.String())
 	must(t, err)
 	defer pool.Close()
-	s := &Store{pool: pool}
+	s := &Store{pool: pool, reports: books.NewTurns(1)}
 	if bypasses, err := s.BypassesPolicies(t.Context()); err != nil || !bypasses {
 		t.Errorf("superuser bypasses policies: %t, %v", bypasses, err)
 	}
@@ -342,7 +343,7 @@ func TestAScopeCostsNoTrip(t *testing.T) {
 	pool, err := pgxpool.NewWithConfig(t.Context(), config)
 	must(t, err)
 	defer pool.Close()
-	s := &Store{pool: pool}
+	s := &Store{pool: pool, reports: books.NewTurns(1)}
 	for name, do := range map[string]func() error{
 		"one row": func() error { _, err := s.Key(t.Context(), "org_a", "key_org_a"); return err },
 		"a page of what is planned for its arguments": func() error {
