@@ -47,9 +47,13 @@ func questions() []question {
 	year := billing.Filter{From: yearEnd.AddDate(-1, 0, 0), To: yearEnd}
 	week := billing.Filter{From: yearEnd.AddDate(0, 0, -7), To: yearEnd}
 	days := billing.Filter{From: time.Date(2026, 11, 11, 0, 0, 0, 0, time.UTC), To: time.Date(2026, 11, 18, 0, 0, 0, 0, time.UTC)}
+	month := billing.Filter{From: yearEnd.AddDate(0, 0, -30), To: yearEnd}
 	ofKey := year
 	ofKey.KeyID = "key_1"
-	india, germany := time.FixedZone("+05:30", 19_800), time.FixedZone("+01:00", 3600)
+	zone := func(offset time.Duration) *time.Location {
+		return time.FixedZone(offset.String(), int(offset.Seconds()))
+	}
+	germany, india, japan, chatham := zone(time.Hour), zone(5*time.Hour+30*time.Minute), zone(9*time.Hour), zone(12*time.Hour+45*time.Minute)
 	by := func(zone *time.Location, dimensions ...billing.Dimension) billing.Grouping {
 		return billing.Grouping{By: dimensions, Zone: zone}
 	}
@@ -62,10 +66,16 @@ func questions() []question {
 		{"a year by day at +01:00", year, by(germany, billing.ByDate)},
 		{"a year by day at +05:30", year, by(india, billing.ByDate)},
 		{"a year by day and model at +05:30", year, by(india, billing.ByDate, billing.ByModel)},
+		{"a year by month at +05:30", year, billing.Grouping{By: []billing.Dimension{billing.ByDate}, Interval: billing.Month, Zone: india}},
+		{"30 days by hour", month, billing.Grouping{By: []billing.Dimension{billing.ByDate}, Interval: billing.Hour}},
+		{"30 days by hour at +05:30", month, billing.Grouping{By: []billing.Dimension{billing.ByDate}, Interval: billing.Hour, Zone: india}},
 		{"a week, in one sum", week, billing.Grouping{}},
 		{"seven days by day and key", days, by(nil, billing.ByDate, billing.ByKey)},
 		{"a year of a key by day", ofKey, by(nil, billing.ByDate)},
 		{"a year of a key by day at +05:30", ofKey, by(india, billing.ByDate)},
+		{"a year of a key by day and model at +05:30", ofKey, by(india, billing.ByDate, billing.ByModel)},
+		{"a year of a key by day at +09:00", ofKey, by(japan, billing.ByDate)},
+		{"a year of a key by day at +12:45", ofKey, by(chatham, billing.ByDate)},
 	}
 }
 
@@ -80,13 +90,13 @@ func (b *usageBench) run(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	fmt.Printf("%-36s %12d %12d  ratio (%s)\n", "requests", b.few, b.many, b.store)
+	fmt.Printf("%-42s %12d %12d  ratio (%s)\n", "requests", b.few, b.many, b.store)
 	for _, q := range questions() {
 		took, err := b.ask(ctx, q, few, many)
 		if err != nil {
 			return fmt.Errorf("%s: %w", q.name, err)
 		}
-		fmt.Printf("%-36s %12s %12s  %.2f\n", q.name, took[0].Round(10*time.Microsecond), took[1].Round(10*time.Microsecond),
+		fmt.Printf("%-42s %12s %12s  %.2f\n", q.name, took[0].Round(10*time.Microsecond), took[1].Round(10*time.Microsecond),
 			float64(took[1])/float64(took[0]))
 	}
 	return nil
