@@ -113,17 +113,30 @@ func TestUsageIsCutWithoutGapOrOverlap(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 1))
 	zones := []*time.Location{nil, time.FixedZone("", 20_700), time.FixedZone("", -44*60-30)}
+	for _, name := range []string{"America/New_York", "Australia/Lord_Howe", "Pacific/Chatham"} {
+		zone, err := time.LoadLocation(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		zones = append(zones, zone)
+	}
+	begins := []time.Time{ // the clocks of those are moved soon after
+		noon, time.Date(2026, 10, 31, 0, 0, 0, 0, time.UTC), time.Date(2026, 10, 2, 0, 0, 0, 0, time.UTC),
+		time.Date(2026, 4, 3, 0, 0, 0, 0, time.UTC), time.Date(2026, 9, 25, 0, 0, 0, 0, time.UTC),
+	}
 	intervals := []billing.Interval{billing.Hour, billing.Day, billing.Week, billing.Month}
+	begin := noon
 	moment := func() time.Time {
-		at := noon.Add(time.Duration(random.Int64N(int64(100 * time.Hour)))).Truncate(time.Microsecond)
+		at := begin.Add(time.Duration(random.Int64N(int64(100 * time.Hour)))).Truncate(time.Microsecond)
 		return at.Truncate([]time.Duration{1, time.Minute, 15 * time.Minute, time.Hour, 24 * time.Hour}[random.IntN(5)])
 	}
-	rowsFrom := noon.Truncate(24 * time.Hour).Add(48 * time.Hour)
-	for range 1000 {
+	for range 2000 {
+		begin = begins[random.IntN(len(begins))]
+		rowsFrom := begin.Truncate(24 * time.Hour).Add(48 * time.Hour)
 		f := billing.Filter{From: moment(), To: moment(), KeyID: []string{"", "key"}[random.IntN(2)]}
 		g := billing.Grouping{
 			By:       []billing.Dimension{billing.ByModel, billing.ByDate}[:random.IntN(3)],
-			Interval: intervals[random.IntN(4)], Zone: zones[random.IntN(3)],
+			Interval: intervals[random.IntN(4)], Zone: zones[random.IntN(len(zones))],
 		}
 		q, err := NewUsageQuery(f, g, Span{}, rowsFrom)
 		if err != nil {
