@@ -27,12 +27,14 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/internal/pgtest"
@@ -64,7 +66,12 @@ func main() {
 	run := b.run
 	if usage {
 		u.store, u.rounds = b.store, 4*b.rounds // an answer is quick
-		run = func() error { return u.run(context.Background()) }
+		run = func() error {
+			// Interrupted, it still removes what it has filled.
+			ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			return u.run(ctx)
+		}
 	}
 	if *exported {
 		run = func() error { return b.runExport(*requests) }

@@ -47,9 +47,13 @@ func questions() []question {
 	year := billing.Filter{From: yearEnd.AddDate(-1, 0, 0), To: yearEnd}
 	week := billing.Filter{From: yearEnd.AddDate(0, 0, -7), To: yearEnd}
 	days := billing.Filter{From: time.Date(2026, 11, 11, 0, 0, 0, 0, time.UTC), To: time.Date(2026, 11, 18, 0, 0, 0, 0, time.UTC)}
+	month := billing.Filter{From: yearEnd.AddDate(0, 0, -30), To: yearEnd}
 	ofKey := year
 	ofKey.KeyIDs = []string{"key_1"}
-	india, germany := time.FixedZone("+05:30", 19_800), time.FixedZone("+01:00", 3600)
+	zone := func(offset time.Duration) *time.Location {
+		return time.FixedZone(offset.String(), int(offset.Seconds()))
+	}
+	germany, india, japan, chatham := zone(time.Hour), zone(5*time.Hour+30*time.Minute), zone(9*time.Hour), zone(12*time.Hour+45*time.Minute)
 	by := func(zone *time.Location, dimensions ...billing.Dimension) billing.Grouping {
 		return billing.Grouping{By: dimensions, Zone: zone}
 	}
@@ -62,10 +66,16 @@ func questions() []question {
 		{"a year by day at +01:00", year, by(germany, billing.ByDate)},
 		{"a year by day at +05:30", year, by(india, billing.ByDate)},
 		{"a year by day and model at +05:30", year, by(india, billing.ByDate, billing.ByModel)},
+		{"a year by month at +05:30", year, billing.Grouping{By: []billing.Dimension{billing.ByDate}, Interval: billing.Month, Zone: india}},
+		{"30 days by hour", month, billing.Grouping{By: []billing.Dimension{billing.ByDate}, Interval: billing.Hour}},
+		{"30 days by hour at +05:30", month, billing.Grouping{By: []billing.Dimension{billing.ByDate}, Interval: billing.Hour, Zone: india}},
 		{"a week, in one sum", week, billing.Grouping{}},
 		{"seven days by day and key", days, by(nil, billing.ByDate, billing.ByKey)},
 		{"a year of a key by day", ofKey, by(nil, billing.ByDate)},
 		{"a year of a key by day at +05:30", ofKey, by(india, billing.ByDate)},
+		{"a year of a key by day and model at +05:30", ofKey, by(india, billing.ByDate, billing.ByModel)},
+		{"a year of a key by day at +09:00", ofKey, by(japan, billing.ByDate)},
+		{"a year of a key by day at +12:45", ofKey, by(chatham, billing.ByDate)},
 	}
 }
 
@@ -80,30 +90,38 @@ func (b *usageBench) run(ctx context.Context) error {
 		return err
 	}
 	defer done()
-	fmt.Printf("%-36s %12d %12d  ratio (%s)\n", "requests", b.few, b.many, b.store)
-	for _, q := range questions() {
-		took, err := b.ask(ctx, q, few, many)
-		if err != nil {
-			return fmt.Errorf("%s: %w", q.name, err)
-		}
-		fmt.Printf("%-36s %12s %12s  %.2f\n", q.name, took[0].Round(10*time.Microsecond), took[1].Round(10*time.Microsecond),
-			float64(took[1])/float64(took[0]))
+	asked := questions()
+	took, err := b.ask(ctx, asked, few, many)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%-42s %12d %12d  ratio (%s)\n", "requests", b.few, b.many, b.store)
+	for i, q := range asked {
+		fmt.Printf("%-42s %12s %12s  %.2f\n", q.name, took[i][0].Round(10*time.Microsecond), took[i][1].Round(10*time.Microsecond),
+			float64(took[i][1])/float64(took[i][0]))
 	}
 	return nil
 }
 
-// ask asks each store in turns, and returns how long the fastest answer of each
-// took: whatever else the machine does only adds to that.
-func (b *usageBench) ask(ctx context.Context, q question, stores ...billing.Store) ([]time.Duration, error) {
-	fastest := make([]time.Duration, len(stores))
+// ask asks the stores in turns, each question in each round, and returns how long
+// the fastest answer of each took: whatever else the machine does only adds to
+// that, and is seldom there in all rounds. Each question is asked once more just
+// before, so that what it reads is in memory.
+func (b *usageBench) ask(ctx context.Context, questions []question, few, many billing.Store) ([][2]time.Duration, error) {
+	fastest := make([][2]time.Duration, len(questions))
 	for round := range b.rounds {
-		for i, s := range stores {
-			begun := time.Now()
-			if _, err := s.Usage(ctx, benchOrganization, q.filter, q.grouping); err != nil {
-				return nil, err
-			}
-			if took := time.Since(begun); round == 0 || took < fastest[i] {
-				fastest[i] = took
+		for i, q := range questions {
+			for n, s := range []billing.Store{few, many} {
+				var begun time.Time
+				for range 2 {
+					begun = time.Now()
+					if _, err := s.Usage(ctx, benchOrganization, q.filter, q.grouping); err != nil {
+						return nil, fmt.Errorf("%s: %w", q.name, err)
+					}
+				}
+				if took := time.Since(begun); round == 0 || took < fastest[i][n] {
+					fastest[i][n] = took
+				}
 			}
 		}
 	}

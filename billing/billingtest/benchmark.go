@@ -9,9 +9,9 @@ import (
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
 
-// Benchmark measures how long a settlement takes to post, alone and in batches,
-// out of leases as on a gateway's node, and what that costs this process in
-// processor time.
+// Benchmark measures how long a settlement takes to post, alone and in batches of
+// one key and of ten with four models, out of leases as on a gateway's node, and
+// what that costs this process in processor time.
 func Benchmark(b *testing.B, s billing.Store) {
 	err := s.EnsureOrganization(b.Context(), billing.Organization{ID: org, CreatedAt: noon})
 	if err == nil {
@@ -29,12 +29,16 @@ func Benchmark(b *testing.B, s billing.Store) {
 		b.Fatal(err)
 	}
 	at := noon
-	for _, size := range []int{1, 32, 256} {
-		b.Run(fmt.Sprintf("batch=%d", size), func(b *testing.B) {
+	for _, test := range []struct{ size, keys int }{{1, 1}, {32, 1}, {256, 1}, {32, 10}, {256, 10}} {
+		size := test.size
+		b.Run(fmt.Sprintf("batch=%d/keys=%d", size, test.keys), func(b *testing.B) {
 			batch := make([]billing.Settlement, size)
 			for i := range batch {
 				batch[i] = settlement(i, usd/1000)
 				batch[i].Changes = nil
+				if n := i % test.keys; n > 0 {
+					batch[i].KeyID, batch[i].Model = fmt.Sprint("key_", n), fmt.Sprint("model_", i%4)
+				}
 			}
 			used := cpuTime()
 			for b.Loop() {

@@ -29,7 +29,7 @@ func testUsage(t *testing.T, open Open) {
 // clock there shows.
 var usageZones = []string{
 	"UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Asia/Kathmandu", "America/St_Johns", "Australia/Lord_Howe",
-	"Pacific/Apia",
+	"Pacific/Apia", "Pacific/Chatham",
 }
 
 // year is a set of requests over a year: many of them around changes of clocks
@@ -38,6 +38,8 @@ func year(random *rand.Rand, requests int) []billing.Settlement {
 	moved := []time.Time{
 		time.Date(2026, 3, 29, 1, 0, 0, 0, time.UTC), time.Date(2026, 10, 25, 1, 0, 0, 0, time.UTC), // Berlin
 		time.Date(2026, 3, 8, 7, 0, 0, 0, time.UTC), time.Date(2026, 11, 1, 6, 0, 0, 0, time.UTC), // New York
+		time.Date(2026, 4, 4, 15, 0, 0, 0, time.UTC), time.Date(2026, 10, 3, 15, 30, 0, 0, time.UTC), // Lord Howe
+		time.Date(2026, 4, 4, 14, 0, 0, 0, time.UTC), time.Date(2026, 9, 26, 14, 0, 0, 0, time.UTC), // Chatham
 	}
 	batch := make([]billing.Settlement, requests)
 	for n := range batch {

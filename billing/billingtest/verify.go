@@ -195,7 +195,10 @@ func tamperings(on targets) map[string]tampering {
 		list["time of "+of] = set(billing.CheckContent, "requests", "arrived_at", "(SELECT max(created_at) FROM organizations)", where)
 		list["hash of "+of] = set(billing.CheckContent, "requests", "hash", "(SELECT hash FROM entries WHERE seq = 1)", where)
 	}
-	for _, series := range []string{"key_15m", "key_1h", "key_1d", "all_15m", "all_1h", "all_1d"} {
+	for _, series := range []string{
+		"key_15m", "key_30m", "key_1h", "key_3h", "key_6h", "key_1d",
+		"all_15m", "all_30m", "all_1h", "all_3h", "all_6h", "all_1d",
+	} {
 		where := "series = '" + series + "'"
 		for _, column := range []string{
 			"requests", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "cost", "market_cost",

@@ -60,7 +60,7 @@ of_allowances (id) AS (
 	SELECT (SELECT min(organization_id) FROM allowances WHERE organization_id > id) FROM of_allowances WHERE id IS NOT NULL
 ),
 of_rollups (series, id) AS (
-	SELECT series, '' COLLATE "C" FROM unnest('{key_15m,key_1h,key_1d,all_15m,all_1h,all_1d}'::text[]) AS s (series)
+	SELECT series, '' COLLATE "C" FROM unnest(ARRAY[` + proof.SeriesNames + `]) AS s (series)
 	UNION ALL
 	SELECT o.series, (SELECT min(r.organization_id) FROM rollups r WHERE r.series = o.series AND r.organization_id > o.id)
 	FROM of_rollups o WHERE o.id IS NOT NULL
@@ -167,7 +167,7 @@ FROM rollups WHERE organization_id = $1 AND series = $4 AND start >= $2 AND star
 
 	RollupDays: `
 SELECT DISTINCT date_trunc('day', start, 'UTC')
-FROM rollups WHERE organization_id = $1 AND series IN ('key_15m', 'key_1h', 'key_1d', 'all_15m', 'all_1h', 'all_1d') ORDER BY 1`,
+FROM rollups WHERE organization_id = $1 AND series IN (` + proof.SeriesNames + `) ORDER BY 1`,
 
 	// Rollups are compared with rows: so allowances are, by the sums of days. Only days
 	// and all time have any.

@@ -23,7 +23,8 @@ const (
 	selectRecorded = `SELECT min(start), max(start) FROM rollups WHERE series = 'all_1d' AND organization_id = $1`
 
 	// One statement, so that rollups and rows are of one moment. The parts come
-	// first in each join: a range of an index is read for each of them.
+	// first in each join: a range of an index is read for each of them. What dates
+	// share is read and summed up once, in pieces.
 	selectUsage = usageOfParts + `
 		WHERE series = p.series AND organization_id = $1 AND start >= p.since AND start < p.until` + sumUsage
 
@@ -33,9 +34,9 @@ const (
 	usageOfParts = `
 WITH
 parts AS (
-	SELECT p.date, p.sign, r.*
+	SELECT p.piece, p.sign, r.*
 	FROM unnest($2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[], $20::bigint[])
-		AS p (series, since, until, date, sign)
+		AS p (series, since, until, piece, sign)
 	CROSS JOIN LATERAL (
 		SELECT key_id, project, provider, model, requests, prompt_tokens, completion_tokens,
 			cached_tokens, reasoning_tokens, cost, market_cost
@@ -45,9 +46,9 @@ parts AS (
 		OFFSET 0
 	) AS r
 	UNION ALL
-	SELECT p.date, p.sign, r.*
+	SELECT p.piece, p.sign, r.*
 	FROM unnest($6::text[], $7::text[], $8::timestamptz[], $9::timestamptz[], $10::bigint[], $21::bigint[])
-		AS p (first, beyond, since, until, date, sign)
+		AS p (first, beyond, since, until, piece, sign)
 	CROSS JOIN LATERAL (
 		SELECT key_id, project, provider, model, 1 AS requests, prompt_tokens, completion_tokens,
 			cached_tokens, reasoning_tokens, cost, market_cost
@@ -57,8 +58,8 @@ parts AS (
 		OFFSET 0
 	) AS r
 ),
-sums AS (
-	SELECT date, CASE WHEN $11::boolean THEN key_id ELSE '' END AS key_id, CASE WHEN $12::boolean THEN project ELSE '' END AS project,
+pieces AS (
+	SELECT piece, CASE WHEN $11::boolean THEN key_id ELSE '' END AS key_id, CASE WHEN $12::boolean THEN project ELSE '' END AS project,
 		CASE WHEN $13::boolean THEN provider ELSE '' END AS provider, CASE WHEN $14::boolean THEN model ELSE '' END AS model,
 		sum(sign * requests)::bigint AS requests, sum(sign * prompt_tokens)::bigint AS prompt_tokens, sum(sign * completion_tokens)::bigint AS completion_tokens,
 		sum(sign * cached_tokens)::bigint AS cached_tokens, sum(sign * reasoning_tokens)::bigint AS reasoning_tokens,
@@ -67,6 +68,14 @@ sums AS (
 	WHERE ($15::text[] IS NULL OR key_id = ANY ($15)) AND ($16::text[] IS NULL OR project = ANY ($16))
 		AND ($17::text[] IS NULL OR provider = ANY ($17)) AND ($18::text[] IS NULL OR model = ANY ($18))
 		AND ($22::text = '' OR key_id IN (SELECT id FROM keys WHERE organization_id = $1 AND owner = $22))
+	GROUP BY 1, 2, 3, 4, 5
+),
+sums AS (
+	SELECT date, key_id, project, provider, model,
+		sum(sign * requests)::bigint AS requests, sum(sign * prompt_tokens)::bigint AS prompt_tokens, sum(sign * completion_tokens)::bigint AS completion_tokens,
+		sum(sign * cached_tokens)::bigint AS cached_tokens, sum(sign * reasoning_tokens)::bigint AS reasoning_tokens,
+		sum(sign * cost)::bigint AS cost, sum(sign * market_cost)::bigint AS market_cost
+	FROM unnest($23::bigint[], $24::bigint[], $25::bigint[]) AS shares (piece, date, sign) JOIN pieces USING (piece)
 	GROUP BY 1, 2, 3, 4, 5 HAVING sum(sign * requests) > 0 LIMIT $19
 )
 SELECT s.date, s.key_id, coalesce(k.name, ''), s.project, s.provider, s.model, s.requests, s.prompt_tokens,
@@ -152,16 +161,19 @@ func usageArgs(q *books.UsageQuery, org string, f billing.Filter) []any {
 	}
 	from := func(p *books.Part) time.Time { return p.From }
 	to := func(p *books.Part) time.Time { return p.To }
-	date := func(p *books.Part) int64 { return int64(p.Date) }
+	piece := func(p *books.Part) int64 { return int64(p.Piece) }
 	sign := func(p *books.Part) int64 { return int64(p.Sign) }
 	return []any{
 		planned, org,
 		column(q.Rollups, func(p *books.Part) string { return p.Series }),
-		column(q.Rollups, from), column(q.Rollups, to), column(q.Rollups, date),
-		firsts, beyonds, column(q.Rows, from), column(q.Rows, to), column(q.Rows, date),
+		column(q.Rollups, from), column(q.Rollups, to), column(q.Rollups, piece),
+		firsts, beyonds, column(q.Rows, from), column(q.Rows, to), column(q.Rows, piece),
 		q.Groups(billing.ByKey), q.Groups(billing.ByProject), q.Groups(billing.ByProvider), q.Groups(billing.ByModel),
 		books.Names(f.KeyIDs), books.Names(f.Projects), books.Names(f.Providers), books.Names(f.Models), billing.MaxUsageGroups + 1,
 		column(q.Rollups, sign), column(q.Rows, sign), f.Owner,
+		column(q.Shares, func(s *books.Share) int64 { return int64(s.Piece) }),
+		column(q.Shares, func(s *books.Share) int64 { return int64(s.Date) }),
+		column(q.Shares, func(s *books.Share) int64 { return int64(s.Sign) }),
 	}
 }
 

@@ -2,13 +2,11 @@ package books
 
 import (
 	"bytes"
-	"cmp"
 	"maps"
 	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -115,17 +113,30 @@ func TestUsageIsCutWithoutGapOrOverlap(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 1))
 	zones := []*time.Location{nil, time.FixedZone("", 20_700), time.FixedZone("", -44*60-30)}
+	for _, name := range []string{"America/New_York", "Australia/Lord_Howe", "Pacific/Chatham"} {
+		zone, err := time.LoadLocation(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		zones = append(zones, zone)
+	}
+	begins := []time.Time{ // the clocks of those are moved soon after
+		noon, time.Date(2026, 10, 31, 0, 0, 0, 0, time.UTC), time.Date(2026, 10, 2, 0, 0, 0, 0, time.UTC),
+		time.Date(2026, 4, 3, 0, 0, 0, 0, time.UTC), time.Date(2026, 9, 25, 0, 0, 0, 0, time.UTC),
+	}
 	intervals := []billing.Interval{billing.Hour, billing.Day, billing.Week, billing.Month}
+	begin := noon
 	moment := func() time.Time {
-		at := noon.Add(time.Duration(random.Int64N(int64(100 * time.Hour)))).Truncate(time.Microsecond)
+		at := begin.Add(time.Duration(random.Int64N(int64(100 * time.Hour)))).Truncate(time.Microsecond)
 		return at.Truncate([]time.Duration{1, time.Minute, 15 * time.Minute, time.Hour, 24 * time.Hour}[random.IntN(5)])
 	}
-	rowsFrom := noon.Truncate(24 * time.Hour).Add(48 * time.Hour)
-	for range 1000 {
+	for range 2000 {
+		begin = begins[random.IntN(len(begins))]
+		rowsFrom := begin.Truncate(24 * time.Hour).Add(48 * time.Hour)
 		f := billing.Filter{From: moment(), To: moment(), KeyIDs: [][]string{nil, {"key"}}[random.IntN(2)]}
 		g := billing.Grouping{
 			By:       []billing.Dimension{billing.ByModel, billing.ByDate}[:random.IntN(3)],
-			Interval: intervals[random.IntN(4)], Zone: zones[random.IntN(3)],
+			Interval: intervals[random.IntN(4)], Zone: zones[random.IntN(len(zones))],
 		}
 		q, err := NewUsageQuery(f, g, Span{}, rowsFrom)
 		if err != nil {
@@ -140,10 +151,14 @@ func TestUsageIsCutWithoutGapOrOverlap(t *testing.T) {
 		for range 20 {
 			at := moment()
 			found := make(map[int]int) // by date
+			pieces := make(map[int]int)
 			for _, part := range slices.Concat(q.Rollups, q.Rows) {
 				if part.contains(at) {
-					found[part.Date] += part.Sign
+					pieces[part.Piece] += part.Sign
 				}
+			}
+			for _, s := range q.Shares {
+				found[s.Date] += s.Sign * pieces[s.Piece]
 			}
 			maps.DeleteFunc(found, func(_, times int) bool { return times == 0 })
 			want := make(map[int]int)
@@ -160,36 +175,110 @@ func TestUsageIsCutWithoutGapOrOverlap(t *testing.T) {
 	}
 }
 
-func TestUsageIsCutIntoTheCoarsestRollups(t *testing.T) {
+// What leads to a bound from where a rollup of a day begins is short, wherever
+// in the day it is.
+func TestBoundsAreAFewRollupsFromDays(t *testing.T) {
 	t.Parallel()
 	at := func(text string) time.Time {
-		moment, err := time.Parse("2006-01-02T15:04:05", text)
+		moment, err := time.Parse("2006-01-02T15:04:05", "2026-11-"+text)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return moment
 	}
-	f := billing.Filter{From: at("2026-11-01T18:44:59"), To: at("2026-11-04T21:46:00")}
-	q, err := NewUsageQuery(f, billing.Grouping{}, Span{}, time.Time{})
-	if err != nil {
-		t.Fatal(err)
-	}
 	part := func(sign int, series, from, to string) Part {
 		return Part{Series: series, Span: Span{at(from), at(to)}, Sign: sign}
 	}
-	want := []Part{
-		part(1, "", "2026-11-01T18:44:59", "2026-11-01T18:45:00"),
-		part(-1, "", "2026-11-04T21:46:00", "2026-11-04T22:00:00"),
-		part(1, "all_15m", "2026-11-01T18:45:00", "2026-11-01T19:00:00"),
-		part(1, "all_1d", "2026-11-02T00:00:00", "2026-11-04T00:00:00"),
-		part(1, "all_1d", "2026-11-04T00:00:00", "2026-11-05T00:00:00"),
-		part(1, "all_1h", "2026-11-01T19:00:00", "2026-11-02T00:00:00"),
-		part(-1, "all_1h", "2026-11-04T22:00:00", "2026-11-05T00:00:00"),
+	for bound, want := range map[string][]Part{
+		"01T00:00:00": nil,
+		"01T18:30:00": { // a day at +05:30
+			part(-1, "all_6h", "01T18:00:00", "02T00:00:00"),
+			part(1, "all_30m", "01T18:00:00", "01T18:30:00"),
+		},
+		"01T15:00:00": { // at +09:00
+			part(-1, "all_6h", "01T18:00:00", "02T00:00:00"),
+			part(-1, "all_3h", "01T15:00:00", "01T18:00:00"),
+		},
+		"01T11:15:00": { // at +12:45
+			part(1, "all_6h", "01T00:00:00", "01T12:00:00"),
+			part(-1, "all_1h", "01T11:00:00", "01T12:00:00"),
+			part(1, "all_15m", "01T11:00:00", "01T11:15:00"),
+		},
+		"01T04:30:00": { // at -04:30
+			part(1, "all_6h", "01T00:00:00", "01T06:00:00"),
+			part(-1, "all_1h", "01T05:00:00", "01T06:00:00"),
+			part(-1, "all_30m", "01T04:30:00", "01T05:00:00"),
+		},
+		"01T21:52:29": {
+			part(-1, "all_3h", "01T21:00:00", "02T00:00:00"),
+			part(1, "all_1h", "01T21:00:00", "01T22:00:00"),
+			part(-1, "all_15m", "01T21:45:00", "01T22:00:00"),
+			part(1, "", "01T21:45:00", "01T21:52:29"),
+		},
+	} {
+		near, got := approach(at(bound), AllSeries)
+		if !near.Equal(near.Truncate(24 * time.Hour)) {
+			t.Errorf("the approach to %s begins at %s", bound, near)
+		}
+		if diff := gocmp.Diff(want, got); diff != "" {
+			t.Errorf("parts that lead to %s (-want +got):\n%s", bound, diff)
+		}
 	}
-	got := slices.Concat(q.Rows, q.Rollups)
-	slices.SortFunc(got, func(a, b Part) int { return cmp.Or(strings.Compare(a.Series, b.Series), a.From.Compare(b.From)) })
-	if diff := gocmp.Diff(want, got); diff != "" {
-		t.Errorf("parts (-want +got):\n%s", diff)
+}
+
+// Days are made of a few rollups each, in whatever zone, and none is read twice.
+func TestDaysAreAFewRollups(t *testing.T) {
+	t.Parallel()
+	const days = 30
+	for offset := -14 * time.Hour; offset <= 14*time.Hour; offset += 15 * time.Minute {
+		zone := time.FixedZone(offset.String(), int(offset.Seconds()))
+		from := time.Date(2026, 11, 1, 0, 0, 0, 0, zone)
+		f := billing.Filter{From: from, To: from.AddDate(0, 0, days)}
+		q, err := NewUsageQuery(f, billing.Grouping{By: []billing.Dimension{billing.ByDate}, Zone: zone}, Span{}, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(q.Rows) > 0 {
+			t.Errorf("days at %s are made of rows: %v", offset, q.Rows)
+		}
+		read := make(map[RollupKey]bool)
+		for _, p := range q.Rollups {
+			s := AllSeries[slices.IndexFunc(AllSeries, func(s Series) bool { return s.Name == p.Series })]
+			for start := p.From; start.Before(p.To); start = start.Add(s.Grain) {
+				k := RollupKey{Series: s.Name, Start: start}
+				if start != start.Truncate(s.Grain) || read[k] {
+					t.Errorf("days at %s read %s of %s twice, or a part of it", offset, s.Name, start)
+				}
+				read[k] = true
+			}
+		}
+		if most := 6*(days+1) + 1; len(read) > most {
+			t.Errorf("%d days at %s are made of %d rollups, want at most %d", days, offset, len(read), most)
+		}
+	}
+}
+
+// A span is made of no rollups that are longer: a minute is not a day less the
+// rest of it.
+func TestSpansReadNoLongerRollups(t *testing.T) {
+	t.Parallel()
+	for length, want := range map[time.Duration][]string{
+		time.Minute:      {""},
+		20 * time.Minute: {"", "all_15m"},
+		50 * time.Minute: {"", "all_15m", "all_30m"},
+	} {
+		q, err := NewUsageQuery(billing.Filter{From: noon.Add(time.Second), To: noon.Add(time.Second + length)}, billing.Grouping{}, Span{}, time.Time{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, p := range slices.Concat(q.Rows, q.Rollups) {
+			got = append(got, p.Series)
+		}
+		slices.Sort(got)
+		if diff := gocmp.Diff(want, slices.Compact(got)); diff != "" {
+			t.Errorf("series for %s (-want +got):\n%s", length, diff)
+		}
 	}
 }
 

@@ -27,6 +27,12 @@ func TestDatesBeginWhereTheZoneSays(t *testing.T) {
 		"a day of 25 hours": {"Europe/Berlin", billing.Day, "2026-10-25T12:00:00Z", []string{
 			"2026-10-25T00:00:00+02:00", "2026-10-26T00:00:00+01:00",
 		}},
+		"a day of 23 hours, off by 45 minutes": {"Pacific/Chatham", billing.Day, "2026-09-26T18:00:00Z", []string{
+			"2026-09-27T00:00:00+12:45", "2026-09-28T00:00:00+13:45",
+		}},
+		"a day of 24 and a half hours": {"Australia/Lord_Howe", billing.Day, "2026-04-04T18:00:00Z", []string{
+			"2026-04-05T00:00:00+11:00", "2026-04-06T00:00:00+10:30",
+		}},
 		"a day without midnight": {"America/Sao_Paulo", billing.Day, "2018-11-04T12:00:00Z", []string{
 			"2018-11-04T01:00:00-02:00", "2018-11-05T00:00:00-02:00",
 		}},
@@ -92,7 +98,7 @@ func TestDatesFollowEachOther(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{
 		"UTC", "Europe/Berlin", "America/Sao_Paulo", "America/Havana", "Asia/Beirut", "Africa/Cairo", "Atlantic/Azores",
-		"Pacific/Apia", "Pacific/Kwajalein", "Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Monrovia", "Asia/Gaza",
+		"Pacific/Apia", "Pacific/Kwajalein", "Australia/Lord_Howe", "Asia/Kathmandu", "Africa/Monrovia", "Asia/Gaza", "Pacific/Chatham",
 	} {
 		zone, err := time.LoadLocation(name)
 		if err != nil {

@@ -16,27 +16,55 @@ type Series struct {
 	ByKey bool
 }
 
-// The series. Zones are off UTC by whole quarters of hours: so all dates are
-// sums of quarters. What is asked of all keys does not read a rollup for each
-// of them, and what is asked of a year does not read its quarters.
+// KeySeries and AllSeries are the series of each key and of all keys, the
+// coarsest first. Zones are off UTC by whole quarters of hours: so all dates are
+// sums of quarters. What is asked of all keys does not read a rollup for each of
+// them, and what is asked of a year reads its days, and at the edges of dates one
+// or two rollups of each of the others.
 var (
-	KeyQuarters = Series{"key_15m", 15 * time.Minute, true}
-	KeyHours    = Series{"key_1h", time.Hour, true}
-	KeyDays     = Series{"key_1d", 24 * time.Hour, true}
-	AllQuarters = Series{"all_15m", 15 * time.Minute, false}
-	AllHours    = Series{"all_1h", time.Hour, false}
-	AllDays     = Series{"all_1d", 24 * time.Hour, false}
+	KeySeries = []Series{
+		{"key_1d", 24 * time.Hour, true},
+		{"key_6h", 6 * time.Hour, true},
+		{"key_3h", 3 * time.Hour, true},
+		{"key_1h", time.Hour, true},
+		{"key_30m", 30 * time.Minute, true},
+		{"key_15m", 15 * time.Minute, true},
+	}
+	AllSeries = []Series{
+		{"all_1d", 24 * time.Hour, false},
+		{"all_6h", 6 * time.Hour, false},
+		{"all_3h", 3 * time.Hour, false},
+		{"all_1h", time.Hour, false},
+		{"all_30m", 30 * time.Minute, false},
+		{"all_15m", 15 * time.Minute, false},
+	}
 )
 
-// DerivedSeries are sums of KeyQuarters.
-var DerivedSeries = []Series{KeyHours, KeyDays, AllQuarters, AllHours, AllDays}
+// AllDays has a rollup for each day with requests, and the rollups of all other
+// series are sums of KeyQuarters.
+var (
+	AllDays       = AllSeries[0]
+	KeyQuarters   = KeySeries[len(KeySeries)-1]
+	DerivedSeries = slices.Concat(KeySeries[:len(KeySeries)-1], AllSeries)
+)
 
-// coarsestFirst are the series that sums of some keys, or of all, are made of.
-func coarsestFirst(byKey bool) []Series {
-	if byKey {
-		return []Series{KeyDays, KeyHours, KeyQuarters}
+// SeriesNames returns the names of all series.
+func SeriesNames() []string {
+	names := make([]string, 0, len(KeySeries)+len(AllSeries))
+	for _, s := range slices.Concat(KeySeries, AllSeries) {
+		names = append(names, s.Name)
 	}
-	return []Series{AllDays, AllHours, AllQuarters}
+	return names
+}
+
+// seriesUpTo returns the series of some keys, or of all, whose rollups are no
+// longer than that.
+func seriesUpTo(longest time.Duration, byKey bool) []Series {
+	series := AllSeries
+	if byKey {
+		series = KeySeries
+	}
+	return slices.DeleteFunc(slices.Clone(series), func(s Series) bool { return s.Grain > longest })
 }
 
 // Rollup is the sum of the requests of one organization, key, project, provider

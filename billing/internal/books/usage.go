@@ -16,22 +16,32 @@ type Part struct {
 	// Series is the name of the series.
 	Series string
 	Span
-	// Date is the index of the date that the part belongs to; 0 without dates.
-	Date int
+	// Piece is the index of the piece of time that the part belongs to.
+	Piece int
 	// Sign is 1 if the part is added, -1 if it is subtracted.
 	Sign int
 }
 
-// UsageQuery is what a store sums up to answer for usage.
+// Share is what a piece of time is to a date: part of it, or to be subtracted.
+type Share struct {
+	Piece int
+	// Date is the index of the date; 0 without dates.
+	Date int
+	Sign int
+}
+
+// UsageQuery is what a store sums up to answer for usage: rollups, and at the
+// edges rows, into pieces of time, and these into dates. Between one date and the
+// next is a piece that one has and the other has not: it is summed up once.
 type UsageQuery struct {
-	// Rollups and Rows are the parts: rollups, and at the edges rows. Added and
-	// subtracted, they have each moment of the span once.
 	Rollups, Rows []Part
+	Shares        []Share
 
 	grouping billing.Grouping
 	from, to time.Time
 	starts   []time.Time
 	rowsFrom time.Time
+	pieces   int
 }
 
 // NeedsRecorded tells whether a query depends on when requests were recorded.
@@ -54,18 +64,30 @@ func NewUsageQuery(f billing.Filter, g billing.Grouping, recorded Span, rowsFrom
 		q.to = q.round(q.to)
 	}
 	span := SpanOf(billing.Filter{From: q.from, To: q.to})
-	series := coarsestFirst(len(f.KeyIDs) > 0 || f.Owner != "" || slices.Contains(g.By, billing.ByKey))
-	if !slices.Contains(g.By, billing.ByDate) {
-		q.cut(Part{Span: span, Sign: 1}, series)
+	if q.Groups(billing.ByDate) {
+		if f.From.IsZero() {
+			span.From = recorded.From
+		}
+		if f.To.IsZero() {
+			span.To = recorded.To
+		}
+	}
+	if !span.From.Before(span.To) {
 		return q, nil
 	}
-	if f.From.IsZero() {
-		span.From = recorded.From
+	bounds := []time.Time{span.From, span.To}
+	longest := span.To.Sub(span.From)
+	if q.Groups(billing.ByDate) {
+		var err error
+		if bounds, err = q.divide(span); err != nil {
+			return nil, err
+		}
+		if g.Interval == billing.Hour {
+			longest = min(longest, time.Hour)
+		}
 	}
-	if f.To.IsZero() {
-		span.To = recorded.To
-	}
-	return q, q.cutDates(span, series)
+	q.cut(bounds, seriesUpTo(longest, len(f.KeyIDs) > 0 || f.Owner != "" || q.Groups(billing.ByKey)))
+	return q, nil
 }
 
 func (q *UsageQuery) round(t time.Time) time.Time {
@@ -75,79 +97,116 @@ func (q *UsageQuery) round(t time.Time) time.Time {
 	return t
 }
 
-// cutDates cuts a span into the dates of the calendar.
-func (q *UsageQuery) cutDates(span Span, series []Series) error {
-	if !span.From.Before(span.To) {
-		return nil
-	}
+// divide divides a span into the dates of the calendar. It returns where the
+// first begins, and where each of them ends.
+func (q *UsageQuery) divide(span Span) (bounds []time.Time, err error) {
 	c := newCalendar(q.grouping)
+	bounds = []time.Time{span.From}
 	for start, from := c.start(span.From), span.From; from.Before(span.To); {
 		if len(q.starts) == billing.MaxUsageGroups {
-			return fmt.Errorf("%w: more than %d dates", billing.ErrTooManyGroups, billing.MaxUsageGroups)
+			return nil, fmt.Errorf("%w: more than %d dates", billing.ErrTooManyGroups, billing.MaxUsageGroups)
 		}
-		next := c.next(start)
-		to := q.round(next.UTC())
-		if to.After(span.To) {
-			to = span.To
-		}
-		q.cut(Part{Span: Span{from, to}, Date: len(q.starts), Sign: 1}, series)
 		q.starts = append(q.starts, start)
-		start, from = next, to
+		start = c.next(start)
+		if from = q.round(start.UTC()); from.After(span.To) {
+			from = span.To
+		}
+		bounds = append(bounds, from)
 	}
-	return nil
+	return bounds, nil
 }
 
-// cut cuts a span into the whole rollups within it, the coarsest first, and what
-// is before and after them.
-func (q *UsageQuery) cut(p Part, series []Series) {
-	if !p.From.Before(p.To) {
-		return
+// cut cuts the dates between bounds into pieces. A date is whole rollups of the
+// first series, from where one begins that is near its first bound to where one
+// begins that is near its last; less what is from there to the first bound, and
+// what is from there to the last.
+func (q *UsageQuery) cut(bounds []time.Time, series []Series) {
+	last := len(bounds) - 1
+	var before time.Time // near the bound before
+	for i, bound := range bounds {
+		near, parts := approach(bound, series)
+		var shares []Share
+		if i > 0 {
+			shares = append(shares, Share{Date: i - 1, Sign: 1})
+			q.add(leap(nil, series, before, near), shares...)
+		}
+		if i < last {
+			shares = append(shares, Share{Date: i, Sign: -1})
+		}
+		q.add(parts, shares...)
+		before = near
 	}
+}
+
+// approach returns where a rollup of the first series begins that is near the
+// bound, and the parts that lead from there to the bound. They overshoot where
+// less is to be subtracted again than would be added: so they are one rollup of
+// each of the finer series, or two.
+func approach(bound time.Time, series []Series) (near time.Time, parts []Part) {
 	if len(series) == 0 {
-		q.Rows = append(q.Rows, p)
-		return
+		return bound, nil
 	}
-	grain := series[0].Grain
-	from, to := ceil(p.From, grain), p.To.Truncate(grain)
-	if to.Before(from) { // all of it is in one
-		q.cutOne(p, series)
-		return
+	near = nearest(bound, series[0].Grain, bound)
+	at := near
+	for finer := series[1:]; len(finer) > 0; finer = finer[1:] {
+		next := nearest(bound, finer[0].Grain, at)
+		parts = leap(parts, finer, at, next)
+		at = next
 	}
-	if from.Before(to) {
-		q.Rollups = append(q.Rollups, p.of(from, to).in(series[0]))
-	}
-	q.cutOne(p.of(p.From, from), series)
-	q.cutOne(p.of(to, p.To), series)
+	return near, leap(parts, nil, at, bound)
 }
 
-// cutOne cuts a part of one rollup of the first series. It takes the whole of it
-// if less is to be subtracted again than would be added: so the days of a zone
-// are those of UTC but for the hours in between.
-func (q *UsageQuery) cutOne(p Part, series []Series) {
-	whole, finer := series[0], series[1:]
-	if len(finer) == 0 || p.To.Sub(p.From) <= whole.Grain/2 {
-		q.cut(p, finer)
+// nearest returns the multiple of the grain that is nearest to t, and of two the
+// one that is nearer to another time, or the first.
+func nearest(t time.Time, grain time.Duration, other time.Time) time.Time {
+	down := t.Truncate(grain)
+	up := down.Add(grain)
+	switch below, above := t.Sub(down), up.Sub(t); {
+	case below < above:
+		return down
+	case below > above:
+		return up
+	}
+	if other.Sub(down) > up.Sub(other) {
+		return up
+	}
+	return down
+}
+
+// leap appends the part from one time to another, be it before, in rollups of
+// the first series, or in rows where there is none.
+func leap(parts []Part, series []Series, from, to time.Time) []Part {
+	p := Part{Span: Span{from, to}, Sign: 1}
+	switch {
+	case from.Equal(to):
+		return parts
+	case to.Before(from):
+		p = Part{Span: Span{to, from}, Sign: -1}
+	}
+	if len(series) > 0 {
+		p.Series = series[0].Name
+	}
+	return append(parts, p)
+}
+
+// add adds a piece of time.
+func (q *UsageQuery) add(parts []Part, shares ...Share) {
+	if len(parts) == 0 {
 		return
 	}
-	start := p.From.Truncate(whole.Grain)
-	all := p.of(start, start.Add(whole.Grain))
-	q.Rollups = append(q.Rollups, all.in(whole))
-	rest := all
-	rest.Sign = -p.Sign
-	q.cut(rest.of(start, p.From), finer)
-	q.cut(rest.of(p.To, all.To), finer)
-}
-
-// of returns the part with another span.
-func (p Part) of(from, to time.Time) Part {
-	p.Span = Span{from, to}
-	return p
-}
-
-// in returns the part as rollups of a series.
-func (p Part) in(s Series) Part {
-	p.Series = s.Name
-	return p
+	for _, p := range parts {
+		p.Piece = q.pieces
+		if p.Series == "" {
+			q.Rows = append(q.Rows, p)
+			continue
+		}
+		q.Rollups = append(q.Rollups, p)
+	}
+	for _, s := range shares {
+		s.Piece = q.pieces
+		q.Shares = append(q.Shares, s)
+	}
+	q.pieces++
 }
 
 // Groups tells whether a query groups by a dimension.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -26,6 +27,9 @@ type Queries struct {
 	Kept, Dropped, RequestPage, Debits                                 string
 	Time                                                               func(time.Time) any
 }
+
+// SeriesNames are the names of all series of rollups, as a list in SQL.
+var SeriesNames = "'" + strings.Join(books.SeriesNames(), "', '") + "'"
 
 // Request is a row with its stored hash.
 type Request struct {
