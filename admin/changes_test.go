@@ -100,12 +100,12 @@ func TestChangesAreFilteredAndPaged(t *testing.T) {
 	}
 	var got []string
 	for cursor := ""; ; {
-		page := c.changes("limit=2&cursor=" + cursor)
+		page := c.changes("limit=2" + cursor)
 		got = append(got, actions(page.Data)...)
 		if page.NextCursor == nil {
 			break
 		}
-		cursor = *page.NextCursor
+		cursor = "&cursor=" + *page.NextCursor
 		c.createKey(`{"name":"new"}`) // what is new does not move a page
 	}
 	want := []string{"key.update " + a, "key.create " + b, "key.create " + a, "organization.create default"}
@@ -121,7 +121,7 @@ func TestFaultySelectionsOfChangesAreRefused(t *testing.T) {
 	for query, location := range map[string]string{
 		"subject_kind=keys": "query.subject_kind", "scope=all": "query.scope", "actor=%00": "query.actor", "action=%ff": "query.action",
 		"subject_id=a%0ab": "query.subject_id", "from=yesterday": "query.from", "from=2026-11-02&to=2026-11-01": "query.from",
-		"limit=0": "query.limit", "cursor=eA": "query.cursor", "cursor=%25": "query.cursor", "who=me": "query.who",
+		"limit=0": "query.limit", "cursor=eA": "query.cursor", "cursor=": "query.cursor", "cursor=%25": "query.cursor", "who=me": "query.who",
 		"cursor=" + base64.RawURLEncoding.EncodeToString([]byte(foreign)): "query.cursor",
 		"actor=" + strings.Repeat("x", 201):                               "query.actor",
 	} {

@@ -167,10 +167,10 @@ func cursors(b belongings) []string {
 
 // cursorsOf are the cursors that the organization's list of a path has.
 func (b belongings) cursorsOf(path string) []string {
-	mark := listMark(b.org, path, url.Values{})
+	p := Paging{list: listMark(b.org, path, url.Values{})}
 	var all []string
 	for _, id := range b.listed() {
-		all = append(all, base64.RawURLEncoding.EncodeToString(append(mark[:], id...)))
+		all = append(all, p.cursor(id))
 	}
 	return all
 }

@@ -1,7 +1,6 @@
 package admin
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
@@ -25,19 +24,24 @@ type list[T any] struct {
 type Paging struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"500" default:"50" doc:"The most elements to answer."`
 	Cursor string `query:"cursor" maxLength:"300" doc:"The next_cursor of the page before, with the same other parameters but limit."`
-	// list is a mark of the list that is read: a cursor has that of its own.
-	list [8]byte
+	// list is a mark of the list that is read, which is in its cursors.
+	list [markSize]byte
+	// given tells that there is a cursor, be it empty.
+	given bool
 }
+
+const markSize = 8
 
 // Resolve implements huma.Resolver: a list is of an operation, an organization
 // and what selects and orders it.
 func (p *Paging) Resolve(ctx huma.Context) []error {
 	u := ctx.URL()
 	p.list = listMark(organizationOf(ctx.Context()), u.Path, u.Query())
+	p.given = u.Query().Has("cursor")
 	return nil
 }
 
-func listMark(org, path string, query url.Values) (mark [8]byte) {
+func listMark(org, path string, query url.Values) (mark [markSize]byte) {
 	query.Del("cursor")
 	query.Del("limit")
 	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q", org, path, query.Encode()))
@@ -49,16 +53,25 @@ func listMark(org, path string, query url.Values) (mark [8]byte) {
 // learn whether there is a next page.
 func (p Paging) page() (billing.Page, error) {
 	page := billing.Page{Limit: p.Limit + 1}
-	if p.Cursor == "" {
+	if !p.given {
 		return page, nil
 	}
 	cursor, err := base64.RawURLEncoding.DecodeString(p.Cursor)
-	after, ours := bytes.CutPrefix(cursor, p.list[:])
-	if err != nil || !ours || !billing.IsPlainText(string(after)) {
+	if err != nil || len(cursor) <= markSize {
 		return billing.Page{}, strayCursor()
 	}
-	page.After = string(after)
+	page.After = string(cursor[markSize:])
+	if p.cursor(page.After) != p.Cursor {
+		return billing.Page{}, strayCursor()
+	}
 	return page, nil
+}
+
+// cursor returns the cursor that goes on after an element. Its mark is of the
+// list and the element, so that part of a cursor is none.
+func (p Paging) cursor(id string) string {
+	mark := sha256.Sum256(append(p.list[:], id...))
+	return base64.RawURLEncoding.EncodeToString(append(mark[:markSize], id...))
 }
 
 // listError explains an error of a list, which has no other id to not find
@@ -83,7 +96,7 @@ func cut[T any](p Paging, found []T, id func(T) string) ([]T, *string) {
 		return found, nil
 	}
 	found = found[:p.Limit]
-	cursor := base64.RawURLEncoding.EncodeToString(append(p.list[:], id(found[p.Limit-1])...))
+	cursor := p.cursor(id(found[p.Limit-1]))
 	return found, &cursor
 }
 

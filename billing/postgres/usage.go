@@ -20,7 +20,7 @@ const (
 	// Before the moment that the transaction sees, as for proofs.
 	setUpUsage = lockPartitions + `; ` + interpret
 
-	selectRecorded = `SELECT min(start), max(start) FROM rollups WHERE series = 'all_1d' AND organization_id = $1`
+	selectRecorded = `SELECT min(start), max(start) FROM rollups WHERE series = 'all_15m' AND organization_id = $1`
 
 	// One statement, so that rollups and rows are of one moment. The parts come
 	// first in each join: a range of an index is read for each of them. What dates
@@ -142,7 +142,7 @@ func beginUsage(ctx context.Context, tx pgx.Tx, org string) (rowsFrom time.Time,
 	return rowsFrom, err
 }
 
-// recorded returns the days that have requests.
+// recorded returns the time that has requests, to the quarter of an hour.
 func recorded(ctx context.Context, tx pgx.Tx, org string) (books.Span, error) {
 	var first, last *time.Time
 	if err := tx.QueryRow(ctx, selectRecorded, org).Scan(&first, &last); err != nil {
@@ -151,7 +151,7 @@ func recorded(ctx context.Context, tx pgx.Tx, org string) (books.Span, error) {
 	if first == nil || last == nil {
 		return books.Span{}, nil
 	}
-	return books.Span{From: first.UTC(), To: last.UTC().Add(books.AllDays.Grain)}, nil
+	return books.Span{From: first.UTC(), To: last.UTC().Add(books.AllQuarters.Grain)}, nil
 }
 
 func usageArgs(q *books.UsageQuery, org string, f billing.Filter) []any {

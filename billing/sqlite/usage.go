@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	selectRecorded = `SELECT min(start), max(start) FROM rollups WHERE series = 'all_1d' AND organization_id = ?1`
+	selectRecorded = `SELECT min(start), max(start) FROM rollups WHERE series = 'all_15m' AND organization_id = ?1`
 
 	// One statement, so that rollups and rows are of one moment. The parts come
 	// first in each join: a range of an index is read for each of them. What dates
@@ -125,7 +125,7 @@ func usage(ctx context.Context, tx *sql.Tx, org string, f billing.Filter, g bill
 	return q.Usage(sums)
 }
 
-// recorded returns the days that have requests.
+// recorded returns the time that has requests, to the quarter of an hour.
 func recorded(ctx context.Context, tx *sql.Tx, org string) (books.Span, error) {
 	var first, last *int64
 	if err := tx.QueryRowContext(ctx, selectRecorded, org).Scan(&first, &last); err != nil {
@@ -134,7 +134,7 @@ func recorded(ctx context.Context, tx *sql.Tx, org string) (books.Span, error) {
 	if first == nil || last == nil {
 		return books.Span{}, nil
 	}
-	return books.Span{From: time.UnixMicro(*first).UTC(), To: time.UnixMicro(*last).UTC().Add(books.AllDays.Grain)}, nil
+	return books.Span{From: time.UnixMicro(*first).UTC(), To: time.UnixMicro(*last).UTC().Add(books.AllQuarters.Grain)}, nil
 }
 
 func usageArgs(q *books.UsageQuery, org string, f billing.Filter) ([]any, error) {

@@ -40,10 +40,10 @@ var (
 	}
 )
 
-// AllDays has a rollup for each day with requests, and the rollups of all other
-// series are sums of KeyQuarters.
+// AllQuarters has a rollup for each quarter of an hour with requests, and the
+// rollups of all other series are sums of KeyQuarters.
 var (
-	AllDays       = AllSeries[0]
+	AllQuarters   = AllSeries[len(AllSeries)-1]
 	KeyQuarters   = KeySeries[len(KeySeries)-1]
 	DerivedSeries = slices.Concat(KeySeries[:len(KeySeries)-1], AllSeries)
 )
