@@ -5,6 +5,7 @@ package admin
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -154,7 +155,13 @@ func (a *api) dispatch(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	a.mux.ServeHTTP(w, r.WithContext(withConditions(r.Context(), r.Header)))
+	r = r.WithContext(withConditions(r.Context(), r.Header))
+	// huma closes bodies, of which it may have read a part. Under Caddy, which
+	// wraps them, net/http takes one that is closed for one that was read, and
+	// what is left of it for the connection's next request. One that is open it
+	// reads to the end, or it closes the connection.
+	r.Body = io.NopCloser(r.Body)
+	a.mux.ServeHTTP(w, r)
 }
 
 // findRoute tells whether there is an operation for the request that the caller
