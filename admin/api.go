@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/url"
 	"path"
 	"runtime/debug"
 	"slices"
@@ -141,6 +142,18 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 
+	if !navigates(r) {
+		a.answer(w, r)
+		return
+	}
+	shown := &pageWriter{ResponseWriter: w}
+	a.answer(shown, r)
+	if err := shown.send(); err != nil {
+		a.gateway.Logger().Debug("writing a page", "error", err)
+	}
+}
+
+func (a *api) answer(w http.ResponseWriter, r *http.Request) {
 	ctx, err := a.authorize(w, r)
 	if err != nil {
 		a.fail(w, r, err)
@@ -152,6 +165,10 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // dispatch does the operation, if there is one that the caller may do.
 func (a *api) dispatch(w http.ResponseWriter, r *http.Request) {
 	if err := a.findRoute(w, r, callerOf(r.Context())); err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	if err := checkQuery(r.URL.RawQuery); err != nil {
 		a.fail(w, r, err)
 		return
 	}
@@ -190,6 +207,22 @@ func (a *api) findRoute(w http.ResponseWriter, r *http.Request, c caller) error 
 		status:  http.StatusMethodNotAllowed,
 		Message: r.Method + " is not allowed here: use " + allow,
 	}
+}
+
+// checkQuery refuses parameters that cannot be read, which would be as if they
+// were not there: a list without its filter.
+func checkQuery(query string) error {
+	var f faults
+	for pair := range strings.SplitSeq(query, "&") {
+		if _, err := url.ParseQuery(pair); err != nil {
+			name, _, _ := strings.Cut(pair, "=")
+			f.add("query."+strings.ToValidUTF8(name, "?"), "cannot be read: write % as %25, and ; as %3B")
+		}
+	}
+	if len(f) == 0 {
+		return nil
+	}
+	return f.problem(http.StatusBadRequest)
 }
 
 // fail answers with the error, outside of any operation.
