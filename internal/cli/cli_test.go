@@ -63,7 +63,7 @@ const (
 	aBudget       = `{"max_dollars":100,"soft_dollars":null,"period":"monthly","spent_nanos":1430000}`
 	someUsage     = `{"from":"2026-11-01T00:00:00Z","to":null,"totals":{"requests":3,"cost_nanos":1000,"market_cost_nanos":1250,"savings_nanos":250,"savings_percent":20},"groups":[]}`
 	dailyUsage    = `{"from":null,"to":null,"totals":{"requests":3,"savings_percent":20},"groups":[{"key":{"key":{"id":"key_1","name":"ci"},"date":"2026-11-01"},"requests":2,"savings_percent":20},{"key":{},"other":true,"requests":1,"savings_percent":0}]}`
-	aChange       = `{"id":"chg_1","at":"2026-11-01T08:00:00Z","actor_kind":"operator","actor_id":"t","actor_name":"Ada","client_ip":"192.0.2.1","action":"key.update","subject_kind":"key","subject_id":"key_1","before":{},"after":null}`
+	aChange       = `{"id":"chg_1","at":"2026-11-01T08:00:00Z","actor_kind":"operator","actor_id":"t","actor_name":"Ada","client_ip":"192.0.2.1","action":"key.update","subject_kind":"key","subject_id":"key_1","before":{"name":"a"},"after":{"name":"b","project":"p"}}`
 	anEmptyList   = `{"data":[],"next_cursor":null}`
 	organizations = `{"data":[` + anOrg + `],"next_cursor":null}`
 )
@@ -167,7 +167,7 @@ var commandTests = map[string]struct {
 	"tokens create": {args: []string{"tokens", "create", "--name", "Ada"}, asks: `POST /v1/operator-tokens {"name":"Ada"}`, status: 201, answer: `{"token":"the-token","operator_token":` + aToken + `}`, shows: []string{"  the-token\n"}},
 	"tokens revoke": {args: []string{"tokens", "revoke", "opt_1"}, asks: "POST /v1/operator-tokens/opt_1/revoke", answer: aToken, shows: []string{"opt_1"}},
 	"changes list": {args: []string{"changes", "list"}, asks: "GET /v1/changes?limit=50", answer: `{"data":[` + aChange + `],"next_cursor":null}`,
-		shows: []string{"chg_1  2026-11-01T08:00:00Z  operator Ada  192.0.2.1  key.update  key key_1"}},
+		shows: []string{"chg_1  2026-11-01T08:00:00Z  operator Ada  192.0.2.1  key.update  key key_1  name, project"}},
 	"changes export": {args: []string{"changes", "export"}, asks: "GET /v1/changes/export?format=csv", answer: "id\n", shows: []string{"id\n"}},
 }
 
@@ -290,6 +290,9 @@ func TestErrors(t *testing.T) {
 		},
 		"one field":          {422, "application/json", `{"error":"body.name: is missing","details":[{"location":"body.name","message":"is missing"}]}`, "body.name: is missing (422)"},
 		"not of the message": {409, "application/json", `{"error":"in_use","details":[{"location":"header.X","message":"used"}]}`, "in_use (409)\n  header.X: used"},
+		"no organization":    {404, "application/json", `{"error":"no such organization: check the X-Organization header"}`, "check --org or $GATEWAY_ORG"},
+		"no package":         {422, "application/json", `{"error":"x","details":[{"location":"body.package_id","message":"see /v1/billing/packages"}]}`, "see caddy llm-gateway credits packages"},
+		"changed since":      {412, "application/json", `{"error":"read it again, and repeat your change with the new ETag as If-Match"}`, "the Version that is shown as --if-match"},
 		"a stranger":         {404, "text/html", `<html>`, "but not as a gateway's management API does"},
 		"another API":        {400, "application/json", `{"message":"no"}`, "but not as a gateway's management API does"},
 		"a success of none":  {200, "text/html", `<html>`, "but not as a gateway's management API does"},
@@ -421,6 +424,33 @@ func TestHelpShowsExamples(t *testing.T) {
 	t.Parallel()
 	if got := run(t, "keys", "create", "--help"); got.err != nil || !strings.Contains(got.out, "caddy llm-gateway keys create --name laptop") {
 		t.Errorf("%v: %s", got.err, got.out)
+	}
+}
+
+func TestHelpOfACommand(t *testing.T) {
+	t.Parallel()
+	if got := run(t, "keys", "help", "create"); got.err != nil || !strings.Contains(got.out, "keys create --name NAME [flags]") {
+		t.Errorf("%v: %s", got.err, got.out)
+	}
+}
+
+func TestWarningsAreShown(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"members", "invite", "ann@example.com", "--role", "viewer"}, {"orgs", "create", "--name", "A", "--owner-email", "ann@example.com"},
+	} {
+		flags := serve(t, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, 201, `{"id":"a","warning":"nobody can"}`) })
+		if got := run(t, append(args, flags...)...); got.err != nil || !strings.Contains(got.out, "Warning     nobody can\n") && !strings.Contains(got.out, "Warning  nobody can\n") {
+			t.Errorf("%q: %v: %s", args, got.err, got.out)
+		}
+	}
+}
+
+func TestRemovalsAnswerJSON(t *testing.T) {
+	t.Parallel()
+	flags := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	if got := run(t, append([]string{"members", "remove", "mem_1", "--json"}, flags...)...); got.err != nil || got.out != "{}\n" || got.notes != "" {
+		t.Errorf("%v: %s%s", got.err, got.out, got.notes)
 	}
 }
 

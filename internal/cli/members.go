@@ -23,6 +23,7 @@ type member struct {
 	InvitedBy *string    `json:"invited_by"`
 	CreatedAt *time.Time `json:"created_at"`
 	JoinedAt  *time.Time `json:"joined_at"`
+	Warning   string     `json:"warning"`
 }
 
 func membersCommand() *cobra.Command {
@@ -144,6 +145,9 @@ working: revoke those with keys revoke. An organization always keeps an owner.`,
 			if _, err := s.do(ctx, call{method: http.MethodDelete, path: pathOf("members", args[0])}); err != nil {
 				return err
 			}
+			if s.json {
+				return printJSON(s.out, []byte(`{}`))
+			}
 			fmt.Fprintf(s.notes, "Removed %s\n", args[0])
 			return nil
 		}),
@@ -151,7 +155,7 @@ working: revoke those with keys revoke. An organization always keeps an owner.`,
 }
 
 func showMember(w io.Writer, m member) error {
-	return fields(w,
+	return fields(w, withWarning(m.Warning,
 		field{"ID", m.ID},
 		field{"E-mail", printable(m.Email)},
 		field{"Name", text(m.Name)},
@@ -159,5 +163,5 @@ func showMember(w io.Writer, m member) error {
 		field{"Invited by", text(m.InvitedBy)},
 		field{"Created", moment(m.CreatedAt)},
 		field{"Joined", moment(m.JoinedAt)},
-	)
+	)...)
 }

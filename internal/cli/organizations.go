@@ -17,6 +17,7 @@ type organization struct {
 	Name         string         `json:"name"`
 	CreatedAt    *time.Time     `json:"created_at"`
 	BalanceNanos metering.Money `json:"balance_nanos"`
+	Warning      string         `json:"warning"`
 }
 
 // budget is an organization's limit on its own spend.
@@ -87,7 +88,7 @@ is invited: who logs in with that verified address becomes it.`,
 	in := newInput(cmd)
 	in.text("name", "name, for people")
 	in.text("id", "id, by which commands and the API name it; a random one by default")
-	in.text("owner-email", "e-mail address of the owner to invite")
+	in.text("owner-email", "e-mail address of the owner to invite, who joins by signing in: no mail is sent")
 	cmd.RunE = s.run(func(ctx context.Context, s *session, _ []string) error {
 		if err := need(cmd, "name"); err != nil {
 			return err
@@ -190,12 +191,12 @@ spent in the period before counts.`,
 }
 
 func showOrganization(w io.Writer, o organization) error {
-	return fields(w,
+	return fields(w, withWarning(o.Warning,
 		field{"ID", o.ID},
 		field{"Name", printable(o.Name)},
 		field{"Balance", usd(o.BalanceNanos)},
 		field{"Created", moment(o.CreatedAt)},
-	)
+	)...)
 }
 
 func showBudget(w io.Writer, b budget) error {
