@@ -14,7 +14,7 @@ import (
 
 type adjustInput struct {
 	ID             string `path:"id" doc:"The organization's id."`
-	IdempotencyKey string `header:"Idempotency-Key" minLength:"1" maxLength:"255" pattern:"^[!-~]+$" doc:"Your own name for this adjustment: repeating it with the same content answers the first one again."`
+	IdempotencyKey string `header:"Idempotency-Key" minLength:"1" maxLength:"255" pattern:"^[!-~]+$" patternDescription:"of visible ASCII characters" doc:"Your own name for this adjustment: repeating it with the same content answers the first one again."`
 	Body           adjust
 }
 
@@ -22,7 +22,7 @@ type adjustInput struct {
 type adjust struct {
 	AmountDollars  signedDollarText `json:"amount_dollars" doc:"What is added to the balance, in USD, with at most 9 decimals, taken exactly; negative takes away." example:"-2.50"`
 	Reason         string           `json:"reason" minLength:"1" maxLength:"500" doc:"Why, for the ledger."`
-	IdempotencyKey optional[string] `json:"idempotency_key,omitzero" minLength:"1" maxLength:"255" pattern:"^[!-~]+$" doc:"In place of the Idempotency-Key header."`
+	IdempotencyKey optional[string] `json:"idempotency_key,omitzero" minLength:"1" maxLength:"255" pattern:"^[!-~]+$" patternDescription:"of visible ASCII characters" doc:"In place of the Idempotency-Key header."`
 }
 
 // Resolve refuses what looks like an idempotency key and would not be one: the

@@ -5,9 +5,11 @@ package admin
 
 import (
 	"context"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/url"
 	"path"
 	"runtime/debug"
 	"slices"
@@ -140,6 +142,18 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 
+	if !navigates(r) {
+		a.answer(w, r)
+		return
+	}
+	shown := &pageWriter{ResponseWriter: w}
+	a.answer(shown, r)
+	if err := shown.send(); err != nil {
+		a.gateway.Logger().Debug("writing a page", "error", err)
+	}
+}
+
+func (a *api) answer(w http.ResponseWriter, r *http.Request) {
 	ctx, err := a.authorize(w, r)
 	if err != nil {
 		a.fail(w, r, err)
@@ -154,7 +168,17 @@ func (a *api) dispatch(w http.ResponseWriter, r *http.Request) {
 		a.fail(w, r, err)
 		return
 	}
-	a.mux.ServeHTTP(w, r.WithContext(withConditions(r.Context(), r.Header)))
+	if err := checkQuery(r.URL.RawQuery); err != nil {
+		a.fail(w, r, err)
+		return
+	}
+	r = r.WithContext(withConditions(r.Context(), r.Header))
+	// huma closes bodies, of which it may have read a part. Under Caddy, which
+	// wraps them, net/http takes one that is closed for one that was read, and
+	// what is left of it for the connection's next request. One that is open it
+	// reads to the end, or it closes the connection.
+	r.Body = io.NopCloser(r.Body)
+	a.mux.ServeHTTP(w, r)
 }
 
 // findRoute tells whether there is an operation for the request that the caller
@@ -183,6 +207,22 @@ func (a *api) findRoute(w http.ResponseWriter, r *http.Request, c caller) error 
 		status:  http.StatusMethodNotAllowed,
 		Message: r.Method + " is not allowed here: use " + allow,
 	}
+}
+
+// checkQuery refuses parameters that cannot be read, which would be as if they
+// were not there: a list without its filter.
+func checkQuery(query string) error {
+	var f faults
+	for pair := range strings.SplitSeq(query, "&") {
+		if _, err := url.ParseQuery(pair); err != nil {
+			name, _, _ := strings.Cut(pair, "=")
+			f.add("query."+strings.ToValidUTF8(name, "?"), "cannot be read: write % as %25, and ; as %3B")
+		}
+	}
+	if len(f) == 0 {
+		return nil
+	}
+	return f.problem(http.StatusBadRequest)
 }
 
 // fail answers with the error, outside of any operation.

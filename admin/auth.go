@@ -163,8 +163,16 @@ func (a *api) identify(ctx context.Context, c *caller, token string) error {
 	case want == "" && a.oidc == nil:
 		return unauthorized(noAccess)
 	default:
-		return unauthorized("wrong operator token: send the admin_token of llm_gateway, or one that was made with it")
+		return unauthorized(a.wrongToken())
 	}
+}
+
+func (a *api) wrongToken() string {
+	const message = "wrong operator token: send the admin_token of llm_gateway, or one that was made with it"
+	if a.oidc == nil {
+		return message
+	}
+	return message + ", or a signed JWT of your identity provider"
 }
 
 const noAccess = "no operator access: set admin_token in llm_gateway"
@@ -214,7 +222,8 @@ func notInvited(who billing.Identity) error {
 	if who.Email != "" {
 		message += " to " + clip(who.Email)
 	} else {
-		message += "; and have your identity provider verify your e-mail address, which invitations are accepted by"
+		message += "; and have your identity provider verify your e-mail address, which invitations are accepted by. " +
+			"If this token has no e-mail address, sign in once at " + loginPath + ", or have email and email_verified put into ID tokens"
 	}
 	return &problem{status: http.StatusForbidden, Message: message}
 }

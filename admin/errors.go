@@ -217,8 +217,7 @@ func (a *api) present(ctx huma.Context, _ string, body any) (any, error) {
 			f = append(f, names...)
 			continue
 		}
-		// Enumerations of fields that may be null have Go's word for it.
-		f.add(d.Location, strings.ReplaceAll(d.Message, "<nil>", "null"))
+		f.add(d.Location, wording(d.Location, d.Message))
 	}
 	slices.SortFunc(f, func(x, y problemDetail) int { return cmp.Compare(x.Location, y.Location) })
 	switch {
@@ -235,4 +234,20 @@ func (a *api) present(ctx huma.Context, _ string, body any) (any, error) {
 		return &problem{Message: "the request body is not JSON: " + f[0].Message, Details: f[:1]}, nil
 	}
 	return f.problem(m.Status), nil
+}
+
+// wording says what huma has found as this API does.
+func wording(location, message string) string {
+	switch number, ok := strings.CutPrefix(message, "expected number <= "); {
+	case location == "query.group_by" && strings.HasPrefix(message, "expected array length <="):
+		return "expected at most two; for a third, filter, such as with key_id"
+	case ok && location == "body.overlap_seconds":
+		return fmt.Sprintf("expected at most %d, which is 30 days", billing.MaxOverlap/time.Second)
+	case ok:
+		if n, err := strconv.ParseFloat(number, 64); err == nil {
+			return "expected number <= " + strconv.FormatFloat(n, 'f', -1, 64)
+		}
+	}
+	// Enumerations of fields that may be null have Go's word for it.
+	return strings.ReplaceAll(message, "<nil>", "null")
 }

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -25,6 +27,9 @@ var jsonFormat = huma.Format{
 func unmarshalJSON(data []byte, v any) error {
 	if !utf8.Valid(data) {
 		return errors.New("the text is not valid UTF-8")
+	}
+	if hasHalfPair(data) {
+		return errors.New(`a text has one half of a surrogate pair, \ud800 to \udfff, without the other`)
 	}
 	generic, ok := v.(*any)
 	if !ok {
@@ -46,6 +51,41 @@ func unmarshalJSON(data []byte, v any) error {
 	}
 	*generic = withFloats(*generic)
 	return nil
+}
+
+// hasHalfPair tells whether an escape stands for a half of a character, in whose
+// place encoding/json would put another one.
+func hasHalfPair(data []byte) bool {
+	for i := bytes.IndexByte(data, '\\'); i >= 0 && i < len(data); i++ {
+		if data[i] != '\\' {
+			continue
+		}
+		first, ok := codeUnit(data[i:])
+		if !ok {
+			i++ // an escape of one character, which may be a backslash
+			continue
+		}
+		i += len(`u0000`)
+		if !utf16.IsSurrogate(first) {
+			continue
+		}
+		second, _ := codeUnit(data[min(i+1, len(data)):])
+		if utf16.DecodeRune(first, second) == utf8.RuneError {
+			return true
+		}
+		i += len(`\u0000`)
+	}
+	return false
+}
+
+// codeUnit reads an escape of four digits that text begins with.
+func codeUnit(text []byte) (rune, bool) {
+	digits, ok := bytes.CutPrefix(text, []byte(`\u`))
+	if !ok || len(digits) < 4 {
+		return 0, false
+	}
+	code, err := strconv.ParseUint(string(digits[:4]), 16, 16)
+	return rune(code), err == nil
 }
 
 // checkFieldNames finds the names that are read in more ways than one: those
@@ -178,6 +218,19 @@ func (o *optional[T]) UnmarshalJSON(b []byte) error {
 		return nil
 	}
 	return json.Unmarshal(b, &o.Value)
+}
+
+// Resolve finds what is wrong with an amount of dollars, for which the schema has
+// no words, so that it is told along with the faults of other fields.
+func (o *optional[T]) Resolve(_ huma.Context, at *huma.PathBuffer) []error {
+	text, ok := any(o.Value).(dollarText)
+	if !ok || !o.Set || o.Null {
+		return nil
+	}
+	if _, err := text.amount(); err != nil {
+		return []error{&huma.ErrorDetail{Location: at.String(), Message: err.Error()}}
+	}
+	return nil
 }
 
 // Schema is T's, or null.

@@ -31,7 +31,7 @@ type KeySettings struct {
 	AllowedProviders      optional[[]string]    `json:"allowed_providers,omitzero" maxItems:"200" doc:"Provider names; empty allows all."`
 	AllowedModels         optional[[]string]    `json:"allowed_models,omitzero" maxItems:"200" maxLength:"200" doc:"Globs such as gpt-4o* or openai/*, in which * stands for any run of characters, also none and also slashes. They match whole names, in their case, bare or as provider/model. Empty allows all." example:"[\"gpt-4o*\"]"`
 	AllowedIPs            optional[[]string]    `json:"allowed_ips,omitzero" maxItems:"200" maxLength:"200" doc:"Addresses and CIDR ranges, IPv4 and IPv6; empty allows all." example:"[\"192.0.2.0/24\"]"`
-	Project               optional[string]      `json:"project,omitzero" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9._-]+$" doc:"The keys of a project share its budget; null is none."`
+	Project               optional[string]      `json:"project,omitzero" minLength:"1" maxLength:"64" pattern:"^[A-Za-z0-9._-]+$" patternDescription:"of letters, digits, ., _ and -" doc:"The keys of a project share its budget; null is none."`
 	OwnerID               optional[string]      `json:"owner_id,omitzero" minLength:"1" maxLength:"100" doc:"The member whose key it is; null is the organization's. A developer's key is always their own."`
 	RateLimitRPM          optional[wholeNumber] `json:"rate_limit_rpm,omitzero" doc:"Requests per calendar minute; 0 or null is no limit."`
 	RateLimitTPM          optional[wholeNumber] `json:"rate_limit_tpm,omitzero" doc:"Tokens per calendar minute, input and output together; 0 or null is no limit."`
@@ -149,8 +149,11 @@ func (s KeySettings) applyExpiry(f *faults, k *billing.Key, now time.Time) {
 }
 
 func checkName(f *faults, name string) string {
-	if strings.TrimSpace(name) == "" || !billing.IsPlainText(name) {
+	switch {
+	case !billing.IsPlainText(name):
 		f.add("body.name", "expected a name without control characters")
+	case strings.TrimSpace(name) == "":
+		f.add("body.name", "expected a name that is not only blanks")
 	}
 	return name
 }

@@ -25,7 +25,7 @@ const (
 )
 
 type loginInput struct {
-	ReturnTo string `query:"return_to" maxLength:"2000" doc:"The path on the gateway to go on at; / by default." example:"/usage"`
+	ReturnTo string `query:"return_to" maxLength:"2000" doc:"The path on the gateway to go on at; /v1/auth/session by default." example:"/usage"`
 }
 
 type callbackInput struct {
@@ -77,7 +77,7 @@ func (a *api) beginLogin(ctx context.Context, in *loginInput) (*redirect, error)
 		return nil, err
 	}
 	if in.ReturnTo == "" {
-		in.ReturnTo = "/"
+		in.ReturnTo = sessionPath
 	}
 	if !isOwnPath(in.ReturnTo) {
 		var f faults

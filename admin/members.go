@@ -24,6 +24,7 @@ type member struct {
 	InvitedBy *string    `json:"invited_by"`
 	CreatedAt time.Time  `json:"created_at"`
 	JoinedAt  *time.Time `json:"joined_at" doc:"When the invitation was accepted; null until then."`
+	Warning   string     `json:"warning,omitempty" doc:"Why nobody can accept the invitation yet; of the answer to it alone."`
 }
 
 func newMember(m billing.Member) member {
@@ -134,7 +135,18 @@ func (a *api) inviteMember(ctx context.Context, in *inviteInput) (*tagged[member
 	if err != nil {
 		return nil, fmt.Errorf("inviting a member: %w", err)
 	}
-	return &tagged[member]{memberTag(m), newMember(m)}, nil
+	invited := newMember(m)
+	invited.Warning = a.invitationWarning()
+	return &tagged[member]{memberTag(m), invited}, nil
+}
+
+// invitationWarning says what keeps everybody from accepting an invitation; "" if
+// nothing does.
+func (a *api) invitationWarning() string {
+	if a.oidc != nil {
+		return ""
+	}
+	return "nobody can sign in to accept it: set oidc in llm_gateway"
 }
 
 // newInvitation returns somebody whom the caller invites.

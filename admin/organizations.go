@@ -17,6 +17,7 @@ type tenant struct {
 	Name         string        `json:"name"`
 	BalanceNanos billing.Money `json:"balance_nanos" doc:"The sum of all ledger entries."`
 	CreatedAt    time.Time     `json:"created_at"`
+	Warning      string        `json:"warning,omitempty" doc:"Why the invited owner cannot join yet; of the answer that creates it alone."`
 }
 
 func newTenant(a billing.Account) tenant {
@@ -34,7 +35,7 @@ type createOrganizationInput struct {
 
 // createOrganization is the body that creates an organization.
 type createOrganization struct {
-	ID         optional[string] `json:"id,omitzero" minLength:"1" maxLength:"64" pattern:"^[a-z0-9][a-z0-9_-]*$" doc:"Your own short name for it, for good; null is a made-up one." example:"acme"`
+	ID         optional[string] `json:"id,omitzero" minLength:"1" maxLength:"64" pattern:"^[a-z0-9][a-z0-9_-]*$" patternDescription:"of a-z, 0-9, _ and -, and to begin with a letter or a digit" doc:"Your own short name for it, for good; null is a made-up one." example:"acme"`
 	Name       string           `json:"name" minLength:"1" maxLength:"200" doc:"For people; need not be unique."`
 	OwnerEmail optional[string] `json:"owner_email,omitzero" minLength:"3" maxLength:"320" doc:"Who is invited to be its first owner; null is nobody."`
 }
@@ -105,7 +106,11 @@ func (a *api) createOrganization(ctx context.Context, in *createOrganizationInpu
 	if err != nil {
 		return nil, fmt.Errorf("creating an organization: %w", err)
 	}
-	return &tagged[tenant]{organizationTag(o), newTenant(billing.Account{Organization: o})}, nil
+	created := newTenant(billing.Account{Organization: o})
+	if len(owners) > 0 {
+		created.Warning = a.invitationWarning()
+	}
+	return &tagged[tenant]{organizationTag(o), created}, nil
 }
 
 func (a *api) getOrganization(ctx context.Context, in *organizationInput) (*tagged[tenant], error) {

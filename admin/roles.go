@@ -140,8 +140,12 @@ func allow(c caller, operation string) error {
 	if c.role == billing.RoleOperator || slices.Contains(access[operation], c.role) {
 		return nil
 	}
+	who := "ask an owner of the organization"
+	if len(access[operation]) == 0 {
+		who = "only the operator of the gateway may"
+	}
 	return &problem{
 		status:  http.StatusForbidden,
-		Message: "your role, " + string(c.role) + ", does not allow this: ask an owner of the organization",
+		Message: "your role, " + string(c.role) + ", does not allow this: " + who,
 	}
 }

@@ -24,7 +24,7 @@ const defaultOverlap = 24 * time.Hour
 
 type rotateKeyInput struct {
 	ID             string `path:"id" doc:"The key's id."`
-	IdempotencyKey string `header:"Idempotency-Key" minLength:"16" maxLength:"255" pattern:"^[!-~]+$" doc:"Your own random name for this rotation: repeating it within an hour answers the same secret instead of making another one."`
+	IdempotencyKey string `header:"Idempotency-Key" minLength:"16" maxLength:"255" pattern:"^[!-~]+$" patternDescription:"of visible ASCII characters" doc:"Your own random name for this rotation: repeating it within an hour answers the same secret instead of making another one."`
 	Body           *rotateKey
 }
 

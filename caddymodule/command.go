@@ -41,6 +41,7 @@ $GATEWAY_ADMIN_TOKEN, about the organization that --org or $GATEWAY_ORG names.`,
 
 // addCommands adds all of the gateway's commands to their parent.
 func addCommands(parent *cobra.Command) {
+	parent.Use = strings.TrimSpace(parent.Use) // Caddy leaves a blank for what follows a command
 	parent.Example = `  caddy llm-gateway demo
   caddy llm-gateway orgs create --id acme --name 'Acme Inc.'
   caddy llm-gateway credits adjust 25.00 --reason trial --org acme
@@ -76,15 +77,20 @@ func endWithCode(cmd *cobra.Command) {
 // exit prints an error as it is, where Caddy would log it, and returns one that
 // ends the process with the error's code.
 func exit(cmd *cobra.Command, err error) error {
+	code := cli.ExitCode(err)
+	if errors.Is(err, errOutdated) {
+		code = exitOutdated
+	}
+	return exitWith(cmd, code, err)
+}
+
+// exitWith does so with a code of the command's own.
+func exitWith(cmd *cobra.Command, code int, err error) error {
 	if err == nil {
 		return nil
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "Error: %v\n", err)
 	cmd.SilenceErrors = true
-	code := cli.ExitCode(err)
-	if errors.Is(err, errOutdated) {
-		code = exitOutdated
-	}
 	if code == caddy.ExitCodeFailedStartup {
 		return err // it is Caddy's for any
 	}
@@ -104,7 +110,10 @@ The operator token is $GATEWAY_ADMIN_TOKEN, or a random one. Stop it with
 Ctrl-C; the books stay in the data directory.`,
 		Example: "  caddy llm-gateway demo --listen 127.0.0.1:8080 --data ./data",
 		Args:    cobra.NoArgs,
-		RunE:    caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return d.run() }),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			code, err := d.run()
+			return exitWith(cmd, code, err)
+		},
 	}
 	cmd.Flags().StringVar(&d.listen, "listen", "127.0.0.1:8080", "address of the gateway")
 	cmd.Flags().StringVar(&d.data, "data", "data", "directory for the books")
@@ -257,7 +266,8 @@ curl http://%[1]s/anthropic/v1/messages -H 'x-api-key: %[3]s' -H 'anthropic-vers
 
 curl http://%[1]s/gemini/v1beta/models/gemini-2.5-flash:generateContent -H 'x-goog-api-key: %[3]s' -H 'Content-Type: application/json' -d '{"contents":[{"role":"user","parts":[{"text":"Hello"}]}]}'
 
-A moment later, see what they cost, and what is left:
+A moment later, see what they cost, which is 20%% less than the list price here,
+and what is left:
 
 export GATEWAY_URL=http://%[1]s GATEWAY_ADMIN_TOKEN=%[2]s
 %[5]s llm-gateway audit list

@@ -24,6 +24,8 @@ func (b *bookFlags) addTo(flags *pflag.FlagSet) {
 	flags.StringVar(&b.postgres, "postgres", "", "connection string of a PostgreSQL store")
 }
 
+var errNoConfig = errors.New("no Caddyfile here: name one with --config, or the store with --sqlite or --postgres")
+
 // named is how many of the texts are not empty.
 func named(flags ...string) int {
 	n := 0
@@ -53,7 +55,7 @@ func (b *bookFlags) configured() (Storage, error) {
 		return Storage{}, err
 	}
 	if len(text) == 0 {
-		return Storage{}, errors.New("no Caddyfile here: name one with --config, or the store with --sqlite or --postgres")
+		return Storage{}, errNoConfig
 	}
 	var config struct {
 		Apps struct {

@@ -25,7 +25,7 @@ var errOutdated = errors.New("the database's schema is out of date")
 // migration is the command with its flags.
 type migration struct {
 	bookFlags
-	check bool
+	check, json bool
 }
 
 func migrateCommand() *cobra.Command {
@@ -53,6 +53,7 @@ command was not understood, and with --check 3 if the schema is out of date.`,
 		},
 	}
 	m.addTo(cmd.Flags())
+	cmd.Flags().BoolVar(&m.json, "json", false, "print the versions as JSON")
 	cmd.Flags().BoolVar(&m.check, "check", false, "only tell whether the schema is up to date")
 	return cmd
 }
@@ -72,15 +73,22 @@ func (m *migration) run(ctx context.Context, out io.Writer) error {
 	case schema.Version > schema.Known:
 		return fmt.Errorf("the database's schema is version %d, this binary knows %d: use a newer binary", schema.Version, schema.Known)
 	case schema.Version == schema.Known:
-		_, err := fmt.Fprintf(out, "The schema is up to date, at version %d.\n", schema.Version)
-		return err
+		return m.print(out, schema, fmt.Sprintf("The schema is up to date, at version %d.", schema.Version))
 	case m.check:
 		return fmt.Errorf("%w: it is version %d, and this binary's is %d", errOutdated, schema.Version, schema.Known)
 	}
 	if err := migrate(ctx, storage); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(out, "The schema was version %d, and is now version %d.\n", schema.Version, schema.Known)
+	return m.print(out, schema, fmt.Sprintf("The schema was version %d, and is now version %d.", schema.Version, schema.Known))
+}
+
+// print prints the text, or with --json the version before and the one of now.
+func (m *migration) print(out io.Writer, s billing.Schema, text string) error {
+	if m.json {
+		text = fmt.Sprintf(`{"from":%d,"to":%d}`, s.Version, s.Known)
+	}
+	_, err := fmt.Fprintln(out, text)
 	return err
 }
 

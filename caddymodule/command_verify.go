@@ -18,8 +18,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	caddycmd "github.com/caddyserver/caddy/v2/cmd"
-
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/postgres"
 	"github.com/caddy-llm-gateway/gateway/billing/sqlite"
@@ -49,7 +47,8 @@ read them; the ledger itself is listed by credits transactions.`,
 // ledgerVerify is the command with its flags.
 type ledgerVerify struct {
 	bookFlags
-	address  string
+	url      string
+	json     bool
 	mode     string
 	examples int
 }
@@ -63,33 +62,34 @@ request with a cost has exactly one debit of it, that no column of a row or an
 entry was changed, and that rollups, limits and leases add up.
 
 It reads the store of a Caddyfile, or the one that is named, without changing
-it; a gateway may be running on it. With --address it asks a running gateway
-instead, with the operator token in $GATEWAY_ADMIN_TOKEN.
+it; a gateway may be running on it. With --url it asks a running gateway
+instead, with the operator token in $GATEWAY_ADMIN_TOKEN. If no flag says which,
+it asks the gateway at $GATEWAY_URL, or else reads the store of ./Caddyfile.
 
 The exit code is 0 if the books balance, 1 if they do not, and 2 if that could
 not be found out.`,
 		Example: `  caddy llm-gateway ledger verify --config /etc/caddy/Caddyfile
   caddy llm-gateway ledger verify --sqlite /var/lib/caddy/gateway.db
   caddy llm-gateway ledger verify --postgres 'postgres://auditor@db/gateway'
-  caddy llm-gateway ledger verify --address http://localhost:8080 --mode incremental`,
+  caddy llm-gateway ledger verify --url http://localhost:8080 --mode incremental`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if err := cobra.NoArgs(cmd, args); err != nil {
 				return notVerified(cmd, err)
 			}
 			return nil
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt)
 			defer stop()
-			return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) {
-				return l.run(ctx, cmd.OutOrStdout())
-			})(cmd, args)
+			code, err := l.run(ctx, cmd.OutOrStdout())
+			return exitWith(cmd, code, err)
 		},
 	}
 	cmd.SetFlagErrorFunc(notVerified)
 	flags := cmd.Flags()
 	l.addTo(flags)
-	flags.StringVar(&l.address, "address", "", "URL of a running gateway")
+	flags.StringVar(&l.url, "url", "", "address of a running gateway; $GATEWAY_URL if no flag names a store")
+	flags.BoolVar(&l.json, "json", false, "print the result as the management API does")
 	flags.StringVar(&l.mode, "mode", string(billing.Full), "full, or incremental: what is new since the gateway verified last")
 	flags.IntVar(&l.examples, "examples", billing.DefaultExamples, "how many differences of each check to show")
 	return cmd
@@ -98,7 +98,7 @@ not be found out.`,
 // notVerified ends the command with its own exit code: Caddy's for a wrong
 // flag is the one for books that do not balance.
 func notVerified(cmd *cobra.Command, err error) error {
-	return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return exitNotVerified, err })(cmd, nil)
+	return exitWith(cmd, exitNotVerified, err)
 }
 
 func (l *ledgerVerify) run(ctx context.Context, out io.Writer) (int, error) {
@@ -106,7 +106,11 @@ func (l *ledgerVerify) run(ctx context.Context, out io.Writer) (int, error) {
 	if err != nil {
 		return exitNotVerified, fmt.Errorf("cannot verify the books: %w", err)
 	}
-	if err := printVerification(out, v); err != nil {
+	show := printVerification
+	if l.json {
+		show = printVerificationJSON
+	}
+	if err := show(out, v); err != nil {
 		return exitNotVerified, err
 	}
 	if v.Imbalance() != 0 {
@@ -120,15 +124,22 @@ func (l *ledgerVerify) verify(ctx context.Context) (billing.Verification, error)
 	if o.Mode != billing.Full && o.Mode != billing.Incremental {
 		return billing.Verification{}, fmt.Errorf("unknown --mode %q: use full or incremental", l.mode)
 	}
+	gateway := l.url
+	if named(l.config, l.sqlite, l.postgres, l.url) == 0 {
+		gateway = os.Getenv("GATEWAY_URL")
+	}
 	switch {
-	case named(l.config, l.sqlite, l.postgres, l.address) > 1:
-		return billing.Verification{}, errors.New("name one of --config, --sqlite, --postgres and --address")
+	case named(l.config, l.sqlite, l.postgres, l.url) > 1:
+		return billing.Verification{}, errors.New("name one of --config, --sqlite, --postgres and --url")
 	case l.examples < 1:
 		return billing.Verification{}, errors.New("--examples must be at least 1")
-	case l.address != "":
-		return askGateway(ctx, l.address, o)
+	case gateway != "":
+		return askGateway(ctx, gateway, o)
 	}
 	storage, err := l.storage()
+	if errors.Is(err, errNoConfig) {
+		err = fmt.Errorf("%w, or a running gateway with --url or $GATEWAY_URL", err)
+	}
 	if err != nil {
 		return billing.Verification{}, err
 	}
@@ -145,17 +156,22 @@ type verifyAnswer struct {
 	DurationMS int64              `json:"duration_ms"`
 	Entries    int64              `json:"entries_read"`
 	Requests   int64              `json:"requests_read"`
-	Checks     []struct {
-		Name      string        `json:"name"`
-		Imbalance billing.Money `json:"imbalance_nanos"`
-		Examples  []struct {
-			OrganizationID string `json:"organization_id"`
-			Subject        string `json:"subject"`
-			Field          string `json:"field"`
-			Expected       string `json:"expected"`
-			Found          string `json:"found"`
-		} `json:"examples"`
-	} `json:"checks"`
+	Imbalance  billing.Money      `json:"imbalance_nanos"`
+	Checks     []checkAnswer      `json:"checks"`
+}
+
+type checkAnswer struct {
+	Name      string             `json:"name"`
+	Imbalance billing.Money      `json:"imbalance_nanos"`
+	Examples  []differenceAnswer `json:"examples"`
+}
+
+type differenceAnswer struct {
+	OrganizationID string `json:"organization_id"`
+	Subject        string `json:"subject"`
+	Field          string `json:"field"`
+	Expected       string `json:"expected"`
+	Found          string `json:"found"`
 }
 
 func askGateway(ctx context.Context, address string, o billing.VerifyOptions) (billing.Verification, error) {
@@ -206,6 +222,21 @@ func (a verifyAnswer) verification() billing.Verification {
 		v.Checks = append(v.Checks, check)
 	}
 	return v
+}
+
+func printVerificationJSON(out io.Writer, v billing.Verification) error {
+	a := verifyAnswer{
+		Mode: v.Mode, VerifiedAt: v.At.UTC(), DurationMS: v.Duration.Milliseconds(),
+		Entries: v.Entries, Requests: v.Requests, Imbalance: v.Imbalance(), Checks: []checkAnswer{},
+	}
+	for _, c := range v.Checks {
+		check := checkAnswer{Name: c.Name, Imbalance: c.Imbalance, Examples: []differenceAnswer{}}
+		for _, d := range c.Examples {
+			check.Examples = append(check.Examples, differenceAnswer(d))
+		}
+		a.Checks = append(a.Checks, check)
+	}
+	return json.NewEncoder(out).Encode(a)
 }
 
 func printVerification(out io.Writer, v billing.Verification) error {

@@ -35,9 +35,20 @@ func (b *outgoingBody) Close() error { return nil }
 type upload struct {
 	io.ReadCloser
 	attempt *attempt
+	closed  atomic.Bool
+}
+
+// Close ends the reading, and leaves the client's body open, of which there may
+// be more: net/http takes what follows one that was closed for the next request.
+func (u *upload) Close() error {
+	u.closed.Store(true)
+	return nil
 }
 
 func (u *upload) Read(p []byte) (int, error) {
+	if u.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	a := u.attempt
 	a.sent.Store(true)
 	a.watchdog.waitNot()
@@ -70,7 +81,7 @@ func (a *attempt) request() *http.Request {
 	c.provider.authorize(out.Header, a.credential.Secret)
 	switch {
 	case c.uploading():
-		out.Body, out.ContentLength = &upload{c.r.Body, a}, c.r.ContentLength
+		out.Body, out.ContentLength = &upload{ReadCloser: c.r.Body, attempt: a}, c.r.ContentLength
 	case len(a.payload) > 0:
 		out.Body, out.ContentLength = a.newBody(), int64(len(a.payload))
 		out.GetBody = func() (io.ReadCloser, error) { return a.newBody(), nil }

@@ -53,6 +53,32 @@ func TestUploadsThatBreakOffAreNotTheProvidersFault(t *testing.T) {
 	}
 }
 
+// TestRestOfAnUploadIsNoRequest has a provider that refuses uploads before it has
+// read them: what it has not read is never taken for the client's next request.
+func TestRestOfAnUploadIsNoRequest(t *testing.T) {
+	n := startBefore(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Connection", "close")
+		w.WriteHeader(http.StatusRequestEntityTooLarge)
+	}, "free_route /files")
+	key, body := n.key(t, nil), strings.Repeat("\r\n", 8<<20) // nothing in there begins a request
+	for _, framing := range []string{
+		fmt.Sprintf("Content-Length: %d\r\n\r\n%s", len(body), body),
+		fmt.Sprintf("Transfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(body), body),
+	} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(n.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		go fmt.Fprintf(conn, "POST /odd/files HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer %s\r\n"+
+			"Content-Type: text/plain\r\n%s", key, framing)
+		answers, _ := io.ReadAll(conn) // ends with the connection, be it by a reset
+		if got := strings.Count(string(answers), "HTTP/1.1 "); got != 1 {
+			t.Errorf("%.20q: %d answers to one request: %.300q", framing, got, answers)
+		}
+	}
+}
+
 // TestSlowUploadsAreNotSilence sends an upload that takes longer than the
 // provider may be silent.
 func TestSlowUploadsAreNotSilence(t *testing.T) {

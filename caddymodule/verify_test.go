@@ -192,6 +192,7 @@ func TestLedgerVerifyCommand(t *testing.T) {
 	}
 	run(0, "imbalance 0, 1 entries and 0 requests read", "--sqlite", path)
 	run(0, "balances    0\n", "--config", config, "--adapter", "caddyfile")
+	run(0, `"imbalance_nanos":0,"checks":[{"name":"balances"`, "--sqlite", path, "--json")
 	run(0, "incremental verification", "--sqlite", path, "--mode", "incremental")
 
 	tamper(t, path, "UPDATE accounts SET balance = balance + 7")
@@ -201,12 +202,12 @@ func TestLedgerVerifyCommand(t *testing.T) {
 	run(2, "no such file", "--sqlite", path+".missing")
 	run(2, "cannot parse", "--postgres", "postgres://a:b@c:d")
 	run(2, "has no llm_gateway", "--config", other, "--adapter", "caddyfile")
-	run(2, "name one of", "--sqlite", path, "--address", "127.0.0.1:1")
+	run(2, "name one of", "--sqlite", path, "--url", "127.0.0.1:1")
 	run(2, "unknown --mode", "--sqlite", path, "--mode", "half")
 	run(2, "at least 1", "--sqlite", path, "--examples", "0")
-	run(2, "GATEWAY_ADMIN_TOKEN", "--address", "127.0.0.1:1")
+	run(2, "GATEWAY_ADMIN_TOKEN", "--url", "127.0.0.1:1")
 	t.Setenv("GATEWAY_ADMIN_TOKEN", "token")
-	run(2, "connection refused", "--address", "127.0.0.1:1")
+	run(2, "connection refused", "--url", "127.0.0.1:1")
 	if err := store.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -239,16 +240,21 @@ func TestLedgerVerifyCommandAsksAGateway(t *testing.T) {
 		_, _ = w.Write([]byte(answer))
 	}))
 	defer gateway.Close()
-	if _, code, err := runVerify(t, "--address", gateway.URL); code != 2 || !strings.Contains(err.Error(), "no such route") {
+	if _, code, err := runVerify(t, "--url", gateway.URL); code != 2 || !strings.Contains(err.Error(), "no such route") {
 		t.Errorf("code %d, %v", code, err)
 	}
 	status, answer = http.StatusOK, `{}`
-	if _, code, err := runVerify(t, "--address", gateway.URL); code != 2 || !strings.Contains(err.Error(), "no checks") {
+	if _, code, err := runVerify(t, "--url", gateway.URL); code != 2 || !strings.Contains(err.Error(), "no checks") {
 		t.Errorf("code %d, %v", code, err)
 	}
 	answer = `{"imbalance_nanos":7,"mode":"full","checks":[{"name":"balances","imbalance_nanos":7,"examples":[` +
 		`{"organization_id":"acme","subject":"account","field":"balance","expected":"5","found":"12"}]}]}`
-	out, code, err := runVerify(t, "--address", gateway.URL)
+	t.Chdir(t.TempDir())
+	if _, code, err := runVerify(t); code != 2 || !strings.Contains(err.Error(), "--url or $GATEWAY_URL") {
+		t.Errorf("code %d, %v", code, err)
+	}
+	t.Setenv("GATEWAY_URL", gateway.URL)
+	out, code, err := runVerify(t)
 	if code != 1 || !errors.Is(err, errImbalance) || !strings.Contains(out, "acme: account: balance is 12, expected 5") {
 		t.Errorf("code %d, %v: %s", code, err, out)
 	}

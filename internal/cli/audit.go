@@ -129,7 +129,9 @@ func listAuditCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "Lists requests, newest first",
-		Long:  "Lists the organization's requests, newest first.",
+		Long: `Lists the organization's requests, newest first. Of those that were refused, a
+key has up to 60 rows in a minute. Times are in UTC; --timezone is that of the
+dates in --from and --to.`,
 		Example: `  caddy llm-gateway audit list --from 2026-11-01 --model gpt-4o-2024-08-06
   caddy llm-gateway audit list --status 403 --status 5xx --streaming true --min-cost-nanos 1000000`,
 		Args: exactly(),

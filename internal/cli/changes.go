@@ -1,7 +1,10 @@
 package cli
 
 import (
+	"encoding/json"
+	"maps"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,6 +21,20 @@ type change struct {
 	Action      string    `json:"action"`
 	SubjectKind string    `json:"subject_kind"`
 	SubjectID   string    `json:"subject_id"`
+	// Before and After have the fields that differ; nil where there was nothing.
+	Before map[string]json.RawMessage `json:"before"`
+	After  map[string]json.RawMessage `json:"after"`
+}
+
+// fields are the names of those that differ; none of what was made or removed,
+// where all do.
+func (c change) fields() string {
+	if c.Before == nil || c.After == nil {
+		return none
+	}
+	differ := maps.Clone(c.Before)
+	maps.Copy(differ, c.After)
+	return joined(slices.Sorted(maps.Keys(differ)))
 }
 
 // by is who made the change.
@@ -71,18 +88,20 @@ func listChangesCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "Lists changes, newest first",
-		Long:  "Lists the organization's changes, newest first. --json has their values too.",
+		Long: `Lists the organization's changes, newest first, with the fields that changed.
+--json has their values, before and after. Times are in UTC; --timezone is that
+of the dates in --from and --to.`,
 		Example: `  caddy llm-gateway changes list --from 2026-11-01
   caddy llm-gateway changes list --subject-kind key --subject-id key_01jd...`,
 		Args: exactly(),
 	}
 	f.addTo(cmd)
 	addList(cmd, s, pathOf("changes"), f.values, view[change]{
-		columns: []column{left("ID"), left("TIME"), left("BY"), left("FROM"), left("ACTION"), left("SUBJECT")},
+		columns: []column{left("ID"), left("TIME"), left("BY"), left("FROM"), left("ACTION"), left("SUBJECT"), left("FIELDS")},
 		row: func(c change) []string {
 			return []string{
 				c.ID, moment(&c.At), c.by(), text(c.ClientIP), printable(c.Action),
-				printable(c.SubjectKind + " " + c.SubjectID),
+				printable(c.SubjectKind + " " + c.SubjectID), c.fields(),
 			}
 		},
 	})

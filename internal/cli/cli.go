@@ -55,7 +55,7 @@ func Group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 	cmd.AddCommand(commands...)
 	cmd.SuggestionsMinimumDistance = 2
 	cmd.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) == 0 {
+		if len(args) == 0 || args[0] == "help" {
 			return nil
 		}
 		hint := ""
@@ -64,7 +64,14 @@ func Group(cmd *cobra.Command, commands ...*cobra.Command) *cobra.Command {
 		}
 		return misusef("unknown command %q of %q%s", args[0], cmd.CommandPath(), hint)
 	}
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 1 { // help of one
+			if found, _, err := cmd.Find(args[1:]); err == nil {
+				return found.Help()
+			}
+		}
+		return cmd.Help()
+	}
 	return cmd
 }
 

@@ -118,6 +118,9 @@ func TestErrors(t *testing.T) {
 		},
 		"one field":          {422, "application/json", `{"error":"body.name: is missing","details":[{"location":"body.name","message":"is missing"}]}`, "body.name: is missing (422)"},
 		"not of the message": {409, "application/json", `{"error":"in_use","details":[{"location":"header.X","message":"used"}]}`, "in_use (409)\n  header.X: used"},
+		"no organization":    {404, "application/json", `{"error":"no such organization: check the X-Organization header"}`, "check --org or $GATEWAY_ORG"},
+		"no package":         {422, "application/json", `{"error":"x","details":[{"location":"body.package_id","message":"see /v1/billing/packages"}]}`, "see caddy llm-gateway credits packages"},
+		"changed since":      {412, "application/json", `{"error":"read it again, and repeat your change with the new ETag as If-Match"}`, "the Version that is shown as --if-match"},
 		"a stranger":         {404, "text/html", `<html>`, "but not as a gateway's management API does"},
 		"another API":        {400, "application/json", `{"message":"no"}`, "but not as a gateway's management API does"},
 		"a success of none":  {200, "text/html", `<html>`, "but not as a gateway's management API does"},
@@ -249,6 +252,33 @@ func TestHelpShowsExamples(t *testing.T) {
 	t.Parallel()
 	if got := run(t, "keys", "create", "--help"); got.err != nil || !strings.Contains(got.out, "caddy llm-gateway keys create --name laptop") {
 		t.Errorf("%v: %s", got.err, got.out)
+	}
+}
+
+func TestHelpOfACommand(t *testing.T) {
+	t.Parallel()
+	if got := run(t, "keys", "help", "create"); got.err != nil || !strings.Contains(got.out, "keys create --name NAME [flags]") {
+		t.Errorf("%v: %s", got.err, got.out)
+	}
+}
+
+func TestWarningsAreShown(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{
+		{"members", "invite", "ann@example.com", "--role", "viewer"}, {"orgs", "create", "--name", "A", "--owner-email", "ann@example.com"},
+	} {
+		flags := serve(t, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, 201, `{"id":"a","warning":"nobody can"}`) })
+		if got := run(t, append(args, flags...)...); got.err != nil || !strings.Contains(got.out, "Warning     nobody can\n") && !strings.Contains(got.out, "Warning  nobody can\n") {
+			t.Errorf("%q: %v: %s", args, got.err, got.out)
+		}
+	}
+}
+
+func TestRemovalsAnswerJSON(t *testing.T) {
+	t.Parallel()
+	flags := serve(t, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) })
+	if got := run(t, append([]string{"members", "remove", "mem_1", "--json"}, flags...)...); got.err != nil || got.out != "{}\n" || got.notes != "" {
+		t.Errorf("%v: %s%s", got.err, got.out, got.notes)
 	}
 }
 

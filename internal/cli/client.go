@@ -83,7 +83,7 @@ func pathOf(parts ...string) string {
 type idempotency struct{ key string }
 
 func (i *idempotency) addTo(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&i.key, "idempotency-key", "", "name of this change, 16 characters or more: repeating it with the same name makes it once; a new one by default")
+	cmd.Flags().StringVar(&i.key, "idempotency-key", "", "name of this change, best a random one (of a rotation 16 characters or more): repeating it with the same name makes it once; a new one by default")
 }
 
 // name returns a random name if none was given.
@@ -241,8 +241,21 @@ func (c *client) refusal(res *http.Response) error {
 	if kind != "application/json" || json.Unmarshal(body, p) != nil || p.Message == "" {
 		return c.stranger(res.Status)
 	}
+	p.Message = ofCommands.Replace(p.Message)
+	for i := range p.Details {
+		p.Details[i].Message = ofCommands.Replace(p.Details[i].Message)
+	}
 	return p
 }
+
+// ofCommands says what the API advises its callers as it is for commands.
+var ofCommands = strings.NewReplacer(
+	"check the X-Organization header", "check --org or $"+organizationVariable,
+	"name one in the X-Organization header", "name one with --org or $"+organizationVariable,
+	"see /v1/billing/packages", "see caddy llm-gateway credits packages",
+	"read it again, and repeat your change with the new ETag as If-Match",
+	"show it again, and repeat your change with the Version that is shown as --if-match",
+)
 
 // stranger is the error of an answer that a gateway would not give.
 func (c *client) stranger(status string) error {

@@ -23,7 +23,7 @@ const (
 	aBudget       = `{"max_dollars":100,"soft_dollars":null,"period":"monthly","spent_nanos":1430000}`
 	someUsage     = `{"from":"2026-11-01T00:00:00Z","to":null,"totals":{"requests":3,"cost_nanos":1000,"market_cost_nanos":1250,"savings_nanos":250,"savings_percent":20},"groups":[]}`
 	dailyUsage    = `{"from":null,"to":null,"totals":{"requests":3,"savings_percent":20},"groups":[{"key":{"key":{"id":"key_1","name":"ci"},"date":"2026-11-01"},"requests":2,"savings_percent":20},{"key":{},"other":true,"requests":1,"savings_percent":0}]}`
-	aChange       = `{"id":"chg_1","at":"2026-11-01T08:00:00Z","actor_kind":"operator","actor_id":"t","actor_name":"Ada","client_ip":"192.0.2.1","action":"key.update","subject_kind":"key","subject_id":"key_1","before":{},"after":null}`
+	aChange       = `{"id":"chg_1","at":"2026-11-01T08:00:00Z","actor_kind":"operator","actor_id":"t","actor_name":"Ada","client_ip":"192.0.2.1","action":"key.update","subject_kind":"key","subject_id":"key_1","before":{"name":"a"},"after":{"name":"b","project":"p"}}`
 	anEmptyList   = `{"data":[],"next_cursor":null}`
 	organizations = `{"data":[` + anOrg + `],"next_cursor":null}`
 )
@@ -128,7 +128,7 @@ var commandTests = map[string]struct {
 	"tokens create": {args: []string{"tokens", "create", "--name", "Ada"}, asks: `POST /v1/operator-tokens {"name":"Ada"}`, status: 201, answer: `{"token":"the-token","operator_token":` + aToken + `}`, shows: []string{"  the-token\n"}},
 	"tokens revoke": {args: []string{"tokens", "revoke", "opt_1"}, asks: "POST /v1/operator-tokens/opt_1/revoke", answer: aToken, shows: []string{"opt_1"}},
 	"changes list": {args: []string{"changes", "list"}, asks: "GET /v1/changes?limit=50", answer: `{"data":[` + aChange + `],"next_cursor":null}`,
-		shows: []string{"chg_1  2026-11-01T08:00:00Z  operator Ada  192.0.2.1  key.update  key key_1"}},
+		shows: []string{"chg_1  2026-11-01T08:00:00Z  operator Ada  192.0.2.1  key.update  key key_1  name, project"}},
 	"changes export": {args: []string{"changes", "export"}, asks: "GET /v1/changes/export?format=csv", answer: "id\n", shows: []string{"id\n"}},
 }
 

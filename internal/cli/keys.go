@@ -181,7 +181,10 @@ the overlap, so that programs can be changed one after the other.`,
 			}, showSecret)
 		}),
 	}
-	cmd.Flags().DurationVar(&overlap, "overlap", 24*time.Hour, "how long the secret from before goes on working, at most 720h; 0s ends all earlier ones at once")
+	cmd.Flags().DurationVar(&overlap, "overlap", 24*time.Hour, "how long the secret from before goes on working, in hours, minutes and seconds such as 24h or 1h30m, at most 720h; 0s ends all earlier ones at once")
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return fmt.Errorf("%w; durations are written such as 24h or 1h30m", err)
+	})
 	once.addTo(cmd)
 	return cmd
 }

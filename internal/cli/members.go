@@ -24,6 +24,7 @@ type member struct {
 	CreatedAt *time.Time `json:"created_at"`
 	JoinedAt  *time.Time `json:"joined_at"`
 	version
+	Warning string `json:"warning"`
 }
 
 func membersCommand() *cobra.Command {
@@ -135,6 +136,9 @@ working: revoke those with keys revoke. An organization always keeps an owner.`,
 			if _, err := s.do(ctx, call{method: http.MethodDelete, path: pathOf("members", args[0])}); err != nil {
 				return err
 			}
+			if s.json {
+				return printJSON(s.out, []byte(`{}`))
+			}
 			fmt.Fprintf(s.notes, "Removed %s\n", args[0])
 			return nil
 		}),
@@ -142,7 +146,7 @@ working: revoke those with keys revoke. An organization always keeps an owner.`,
 }
 
 func showMember(w io.Writer, m member) error {
-	return fields(w,
+	return fields(w, withWarning(m.Warning,
 		field{"ID", m.ID},
 		field{"E-mail", printable(m.Email)},
 		field{"Name", text(m.Name)},
@@ -151,5 +155,5 @@ func showMember(w io.Writer, m member) error {
 		field{"Created", moment(m.CreatedAt)},
 		field{"Joined", moment(m.JoinedAt)},
 		field{"Version", m.shown()},
-	)
+	)...)
 }

@@ -18,6 +18,7 @@ type organization struct {
 	CreatedAt    *time.Time     `json:"created_at"`
 	BalanceNanos metering.Money `json:"balance_nanos"`
 	version
+	Warning string `json:"warning"`
 }
 
 // budget is an organization's limit on its own spend.
@@ -84,7 +85,7 @@ is invited: who logs in with that verified address becomes it.`,
 	in := newInput(cmd)
 	in.text("name", "name, for people")
 	in.text("id", "id, by which commands and the API name it; a random one by default")
-	in.text("owner-email", "e-mail address of the owner to invite")
+	in.text("owner-email", "e-mail address of the owner to invite, who joins by signing in: no mail is sent")
 	addCreate(in, s, pathOf("organizations"), showOrganization)
 	return cmd
 }
@@ -164,13 +165,13 @@ spent in the period before counts.`,
 }
 
 func showOrganization(w io.Writer, o organization) error {
-	return fields(w,
+	return fields(w, withWarning(o.Warning,
 		field{"ID", o.ID},
 		field{"Name", printable(o.Name)},
 		field{"Balance", usd(o.BalanceNanos)},
 		field{"Created", moment(o.CreatedAt)},
 		field{"Version", o.shown()},
-	)
+	)...)
 }
 
 func showBudget(w io.Writer, b budget) error {

@@ -119,6 +119,14 @@ func fields(w io.Writer, all ...field) error {
 	return nil
 }
 
+// withWarning adds what the API warns of, if it does.
+func withWarning(warning string, all ...field) []field {
+	if warning == "" {
+		return all
+	}
+	return append(all, field{"Warning", printable(warning)})
+}
+
 // usd writes an amount in dollars, exactly.
 func usd(m metering.Money) string {
 	text := m.String()

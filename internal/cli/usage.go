@@ -152,7 +152,7 @@ model and project.`,
 
 // showUsage prints a row for each group, and one for all.
 func showUsage(w io.Writer, u usage) error {
-	fmt.Fprintf(w, "From %s to %s\n\n", orElse(moment(u.From), "the beginning"), orElse(moment(u.To), "now"))
+	fmt.Fprintf(w, "From %s to %s (UTC)\n\n", orElse(moment(u.From), "the beginning"), orElse(moment(u.To), "now"))
 	var columns []column
 	var rows [][]string
 	for _, g := range u.Groups {
