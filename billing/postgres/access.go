@@ -41,7 +41,9 @@ RETURNING ` + operatorTokenColumns
 	insertSession = `
 INSERT INTO sessions (` + sessionColumns + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
 
-	selectSession = `SELECT ` + sessionColumns + ` FROM sessions WHERE id = $1 FOR UPDATE`
+	selectSession = `SELECT ` + sessionColumns + ` FROM sessions WHERE id = $1`
+
+	selectSessionForUpdate = selectSession + ` FOR UPDATE`
 
 	selectSessionByHash = `SELECT ` + sessionColumns + ` FROM sessions WHERE hash = $1 OR previous_hash = $1`
 
@@ -154,11 +156,20 @@ func (s *Store) SessionByHash(ctx context.Context, hash billing.KeyHash) (billin
 	return v, nil
 }
 
+// Session implements billing.Access.
+func (s *Store) Session(ctx context.Context, id string) (billing.Session, error) {
+	v, err := scanSession(s.pool.QueryRow(ctx, selectSession, id))
+	if err != nil {
+		return billing.Session{}, fmt.Errorf("read session %q: %w", id, notFound(err))
+	}
+	return v, nil
+}
+
 // UpdateSession implements billing.Access.
 func (s *Store) UpdateSession(ctx context.Context, id string, change func(*billing.Session) error) (billing.Session, error) {
 	var v billing.Session
 	err := s.write(ctx, func(tx pgx.Tx) error {
-		before, err := scanSession(tx.QueryRow(ctx, selectSession, id))
+		before, err := scanSession(tx.QueryRow(ctx, selectSessionForUpdate, id))
 		if err != nil {
 			return notFound(err)
 		}
