@@ -33,7 +33,7 @@ func (m *memory[K, V]) get(key K) (v V, ok bool) {
 }
 
 func (m *memory[K, V]) put(key K, v V) {
-	if m.young == nil || len(m.young) >= maxRemembered {
+	if _, known := m.young[key]; !known && (m.young == nil || len(m.young) >= maxRemembered) {
 		m.older, m.young = m.young, make(map[K]V)
 	}
 	m.young[key] = v

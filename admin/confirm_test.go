@@ -181,6 +181,7 @@ func TestExportBreaksOffWhenItsReaderMayReadNoMore(t *testing.T) {
 		}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			s := newSlowGateway(t, g)
 			read, err := s.export(t, test.credential, func() { test.meanwhile(s) })
 			if whole := err == nil && read == rows; whole != test.whole || err == nil != test.whole || !whole && read >= rows-exportPage {

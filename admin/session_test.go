@@ -386,6 +386,13 @@ func TestAcceptedCredentialsTakeLittleMemory(t *testing.T) {
 			t.Fatal("remembers too many")
 		}
 	}
+	before := len(a.others.young)
+	for range 2 * maxRemembered {
+		a.add(billing.HashSecret(ipv4(10*maxRemembered-1)), false)
+	}
+	if len(a.others.young) != before {
+		t.Error("one that comes all the time makes others forgotten")
+	}
 	if !a.has(operator) {
 		t.Error("members make operators forgotten")
 	}
