@@ -81,6 +81,7 @@ func New(g Gateway) http.Handler {
 	a := &api{gateway: g, mux: http.NewServeMux(), guards: make(map[string]guard), now: time.Now}
 	// Many people may have one address.
 	a.wrong = &addressLimit{every: time.Second, burst: 100, now: a.clock}
+	a.strays = &addressLimit{every: time.Second, burst: 100, now: a.clock}
 	a.logins = &addressLimit{every: 2 * time.Second, burst: 30, now: a.clock}
 	if settings := g.OIDC(); settings != nil {
 		a.oidc = newSignOn(settings)
@@ -127,9 +128,10 @@ type api struct {
 	guards  map[string]guard // by the mux's patterns
 	// oidc is the identity provider; nil without single sign-on.
 	oidc *oidc.Provider
-	// wrong limits credentials that are wrong, and logins those that are begun or
-	// finished.
-	wrong, logins *addressLimit
+	// wrong limits tokens that are wrong, strays cookies of no session, and logins
+	// those that are begun or finished.
+	wrong, strays, logins *addressLimit
+	accepted              accepted
 	// now is the time by which credentials end. Tests set it.
 	now     func() time.Time
 	exports exports

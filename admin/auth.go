@@ -38,8 +38,9 @@ type caller struct {
 	operator billing.Actor
 	// credential is what the caller has shown to be who it is. It is not kept.
 	credential string
-	// known is when that was found out.
-	known time.Time
+	// known is when that was found out, and until the end of a bearer token; zero
+	// for other credentials.
+	known, until time.Time
 	visitor
 }
 
@@ -117,9 +118,7 @@ func (a *api) visitorOf(r *http.Request) visitor {
 func (a *api) authenticate(w http.ResponseWriter, r *http.Request, v visitor) (caller, error) {
 	c := caller{visitor: v, known: a.now()}
 	if a.oidc != nil && v.cookies.session != "" && r.Header.Get("Authorization") == "" {
-		return c, a.resume(w, r, &c)
-	}
-	if err := a.wrong.check(v.clientIP); err != nil {
+		err := a.admit(a.strays, &c, v.cookies.session, func() error { return a.resume(w, r, &c) })
 		return c, err
 	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
@@ -127,10 +126,7 @@ func (a *api) authenticate(w http.ResponseWriter, r *http.Request, v visitor) (c
 	if !strings.EqualFold(scheme, "Bearer") {
 		token = ""
 	}
-	err := a.identify(r.Context(), &c, token)
-	if token != "" && isRefused(err) {
-		a.wrong.count(v.clientIP)
-	}
+	err := a.admit(a.wrong, &c, token, func() error { return a.identify(r.Context(), &c, token) })
 	return c, err
 }
 
@@ -194,10 +190,11 @@ func sameToken(a, b string) bool {
 }
 
 func (a *api) identifyBearer(ctx context.Context, c *caller, token string) error {
-	who, err := a.oidc.Identify(ctx, token)
+	who, until, err := a.oidc.Identify(ctx, token)
 	if err != nil {
 		return fmt.Errorf("checking a token: %w", err)
 	}
+	c.until = until
 	return a.recognize(ctx, c, who)
 }
 

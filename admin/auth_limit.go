@@ -9,21 +9,49 @@ import (
 	"time"
 
 	"golang.org/x/time/rate"
+
+	"github.com/caddy-llm-gateway/gateway/billing"
 )
 
-// maxLimited is how many clients an addressLimit remembers at least.
-const maxLimited = 4096
+// maxRemembered is how many keys a memory has at least.
+const maxRemembered = 4096
 
-// addressLimit limits what clients may do, by their addresses. It remembers the
-// clients of two generations: when the younger is full, the older is forgotten,
-// so that any number of addresses takes little memory.
+// memory remembers the keys that were used last, in two generations: when the
+// younger is full, the older is forgotten, so that any number of them takes
+// little memory.
+type memory[K comparable, V any] struct{ young, older map[K]V }
+
+// get returns what there is of a key, which is used by that.
+func (m *memory[K, V]) get(key K) (v V, ok bool) {
+	if v, ok = m.young[key]; ok {
+		return v, true
+	}
+	if v, ok = m.older[key]; ok {
+		m.put(key, v)
+	}
+	return v, ok
+}
+
+func (m *memory[K, V]) put(key K, v V) {
+	if _, known := m.young[key]; !known && (m.young == nil || len(m.young) >= maxRemembered) {
+		m.older, m.young = m.young, make(map[K]V)
+	}
+	m.young[key] = v
+}
+
+func (m *memory[K, V]) forget(key K) {
+	delete(m.young, key)
+	delete(m.older, key)
+}
+
+// addressLimit limits what clients may do, by their addresses.
 type addressLimit struct {
 	every time.Duration
 	burst int
 	now   func() time.Time
 
-	mu           sync.Mutex
-	young, older map[netip.Prefix]*rate.Limiter
+	mu      sync.Mutex
+	clients memory[netip.Prefix, *rate.Limiter]
 }
 
 // check fails if the client has nothing left.
@@ -63,17 +91,11 @@ func (l *addressLimit) missing(client string, now time.Time) error {
 
 func (l *addressLimit) of(client string) *rate.Limiter {
 	network := networkOf(client)
-	if limiter := l.young[network]; limiter != nil {
-		return limiter
-	}
-	limiter := l.older[network]
-	if limiter == nil {
+	limiter, ok := l.clients.get(network)
+	if !ok {
 		limiter = rate.NewLimiter(rate.Every(l.every), l.burst)
+		l.clients.put(network, limiter)
 	}
-	if l.young == nil || len(l.young) >= maxLimited {
-		l.older, l.young = l.young, make(map[netip.Prefix]*rate.Limiter)
-	}
-	l.young[network] = limiter
 	return limiter
 }
 
@@ -103,4 +125,57 @@ func tooMany(wait time.Duration) error {
 		Message:    fmt.Sprintf("too many attempts from your address: try again in %d seconds", seconds),
 		retryAfter: seconds,
 	}
+}
+
+// accepted are the credentials that were right lately, by their hashes. Those of
+// operators are apart, so that no number of others makes them forgotten.
+type accepted struct {
+	mu                sync.Mutex
+	operators, others memory[billing.KeyHash, struct{}]
+}
+
+func (a *accepted) has(hash billing.KeyHash) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	_, operator := a.operators.get(hash)
+	_, other := a.others.get(hash)
+	return operator || other
+}
+
+func (a *accepted) add(hash billing.KeyHash, operator bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if operator {
+		a.operators.put(hash, struct{}{})
+		return
+	}
+	a.others.put(hash, struct{}{})
+}
+
+func (a *accepted) forget(hash billing.KeyHash) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.operators.forget(hash)
+	a.others.forget(hash)
+}
+
+// admit finds out whose a credential is, unless too many wrong ones have come
+// from the address. What was right lately is not held up by the wrong ones of
+// others there: it is no guess.
+func (a *api) admit(l *addressLimit, c *caller, credential string, identify func() error) error {
+	hash := billing.HashSecret(credential)
+	if !a.accepted.has(hash) {
+		if err := l.check(c.clientIP); err != nil {
+			return err
+		}
+	}
+	err := identify()
+	switch {
+	case err == nil:
+		a.accepted.add(hash, c.role == billing.RoleOperator)
+	case credential != "" && isRefused(err):
+		a.accepted.forget(hash)
+		l.count(c.clientIP)
+	}
+	return err
 }

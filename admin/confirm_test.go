@@ -93,9 +93,10 @@ func TestSlowBodyOfARevokedOperatorToken(t *testing.T) {
 	c.do(http.MethodGet, "/v1/operator-tokens", "").want(t, http.StatusOK).lacks(t, "back door")
 }
 
-func TestExportOfAFormerMemberBreaksOff(t *testing.T) {
-	t.Parallel()
-	g, issuer := signOn(t)
+// fillHistory posts more requests than fit into what lies between a gateway and
+// a client that does not read.
+func fillHistory(t *testing.T, g *testGateway) []billing.Settlement {
+	t.Helper()
 	now := time.Now().Add(-time.Hour)
 	batch := make([]billing.Settlement, 20*exportPage)
 	for i := range batch {
@@ -108,26 +109,108 @@ func TestExportOfAFormerMemberBreaksOff(t *testing.T) {
 	if _, err := g.store.Post(t.Context(), "node", batch); err != nil {
 		t.Fatal(err)
 	}
-	bob := invite(t, g, otherOrg, "bob@example.com", billing.RoleViewer)
-	s := newSlowGateway(t, g)
+	return batch
+}
+
+// export begins to read an export, and reads the rest after what happens
+// meanwhile. It returns how many rows that was.
+func (s *slowGateway) export(t *testing.T, credential [2]string, meanwhile func()) (rows int, err error) {
+	t.Helper()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.url+"/v1/audit/export?format=jsonl", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Header.Set("Authorization", "Bearer "+issuer.Token(map[string]any{"sub": "bob", "email": "bob@example.com"}))
+	r.Header.Set(credential[0], credential[1])
+	r.Header.Set(organizationHeader, otherOrg)
 	r.Header.Set("Accept-Encoding", "identity")
 	res, err := http.DefaultClient.Do(r)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	if _, err := io.ReadFull(res.Body, make([]byte, 1000)); err != nil || res.StatusCode != http.StatusOK {
+	if _, err := io.ReadFull(res.Body, make([]byte, 100)); err != nil || res.StatusCode != http.StatusOK {
 		t.Fatal(res.Status, err)
 	}
-	newClient(t, g).with(organizationHeader, otherOrg).do(http.MethodDelete, "/v1/members/"+bob.ID, "").want(t, http.StatusNoContent)
+	meanwhile()
 	s.later.Add(int64(authority))
 	rest, err := io.ReadAll(res.Body)
-	if rows := bytes.Count(rest, []byte("\n")); err == nil || rows >= len(batch)-exportPage {
-		t.Errorf("%d of %d rows after the removal: %v", rows, len(batch), err)
+	return bytes.Count(rest, []byte("\n")), err
+}
+
+func TestExportBreaksOffWhenItsReaderMayReadNoMore(t *testing.T) {
+	t.Parallel()
+	g, issuer := signOn(t)
+	rows := len(fillHistory(t, g))
+	operator := newClient(t, g).with(organizationHeader, otherOrg)
+	member := func(name string, role billing.Role) (m billing.Member, credential [2]string) {
+		email := name + "@example.com"
+		return invite(t, g, otherOrg, email, role), bearer(issuer.Token(map[string]any{"sub": name, "email": email}))
 	}
+	bob, bobs := member("bob", billing.RoleViewer)
+	eve, eves := member("eve", billing.RoleAdmin)
+	_, zoes := member("zoe", billing.RoleViewer)
+	temporary := decode[createdOperatorToken](t, operator.do(http.MethodPost, "/v1/operator-tokens",
+		`{"name":"temporary","expires_at":"`+time.Now().Add(time.Hour).UTC().Format(time.RFC3339)+`"}`).want(t, http.StatusCreated))
+	ended, lasting := loggedIn(t, g), loggedIn(t, g)
+	later := func(s *slowGateway, d time.Duration) { s.later.Add(int64(d)) }
+
+	for name, test := range map[string]struct {
+		credential [2]string
+		meanwhile  func(s *slowGateway)
+		whole      bool
+	}{
+		"removed": {bobs, func(*slowGateway) {
+			operator.do(http.MethodDelete, "/v1/members/"+bob.ID, "").want(t, http.StatusNoContent)
+		}, false},
+		"may see less": {eves, func(*slowGateway) {
+			operator.do(http.MethodPatch, "/v1/members/"+eve.ID, `{"role":"developer"}`).want(t, http.StatusOK)
+		}, false},
+		"bearer token, in time": {zoes, func(s *slowGateway) { later(s, 4*time.Minute) }, true},
+		"bearer token, expired": {zoes, func(s *slowGateway) { later(s, 7*time.Minute) }, false},
+		"operator, in time":     {bearer(temporary.Token), func(s *slowGateway) { later(s, 50*time.Minute) }, true},
+		"operator, expired":     {bearer(temporary.Token), func(s *slowGateway) { later(s, time.Hour) }, false},
+		"logged out": {ended.credential(), func(*slowGateway) {
+			ended.do(http.MethodPost, logoutPath, "").want(t, http.StatusOK)
+		}, false},
+		"session of another cookie by now": {lasting.credential(), func(s *slowGateway) {
+			for range 2 {
+				later(s, sessionRotation)
+				lasting.at(time.Duration(s.later.Load()))
+				lasting.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
+			}
+		}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSlowGateway(t, g)
+			read, err := s.export(t, test.credential, func() { test.meanwhile(s) })
+			if whole := err == nil && read == rows; whole != test.whole || err == nil != test.whole || !whole && read >= rows-exportPage {
+				t.Errorf("%d of %d rows: %v", read, rows, err)
+			}
+		})
+	}
+}
+
+// A session is in use for as long as an export of it goes on.
+func TestExportKeepsItsSession(t *testing.T) {
+	t.Parallel()
+	g, _ := signOn(t)
+	fillHistory(t, g)
+	b, s := loggedIn(t, g), newSlowGateway(t, g)
+	if _, err := s.export(t, b.credential(), func() { s.later.Add(int64(50 * time.Minute)) }); err != nil {
+		t.Fatal(err)
+	}
+	b.at(100 * time.Minute)
+	b.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
+	s.later.Store(0)
+	b = loggedIn(t, g)
+	if _, err := s.export(t, b.credential(), func() { s.later.Add(int64(billing.SessionLifetime)) }); err == nil {
+		t.Error("goes on after the end of the session")
+	}
+}
+
+func bearer(token string) [2]string { return [2]string{"Authorization", "Bearer " + token} }
+
+func (b *browser) credential() [2]string {
+	return [2]string{"Cookie", sessionCookie + "=" + b.cookies[sessionCookie].Value}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -43,8 +44,13 @@ func (c *cells) strings() []string {
 }
 
 // text adds a text. One that a spreadsheet would take for a formula gets an
-// apostrophe, which spreadsheets take for the mark of a text.
+// apostrophe, which spreadsheets take for the mark of a text; so does what
+// follows a character that ends a cell for a spreadsheet that splits at others
+// than commas. Quotes do not help there: they are then in the middle of a cell.
 func (c *cells) text(s string) {
+	if strings.ContainsAny(s, otherSeparators) {
+		s = laterFormula.ReplaceAllString(s, "$1'$2")
+	}
 	if first, size := utf8.DecodeRuneInString(s); size > 0 && strings.ContainsRune(formulaStarts, first) {
 		c.buffer = append(c.buffer, '\'')
 	}
@@ -54,6 +60,13 @@ func (c *cells) text(s string) {
 
 // formulaStarts begin formulas, some of them in some languages only.
 const formulaStarts = "=+-@\t\r\n＝＋－＠"
+
+// otherSeparators end cells or rows where quotes are not heeded.
+const otherSeparators = ";\t\r\n"
+
+// laterFormula is what may begin a cell after them. A quote is doubled in the
+// file, which is an empty text to go on after.
+var laterFormula = regexp.MustCompile(`([` + otherSeparators + `]"*)([=+\-@＝＋－＠])`)
 
 // optional adds a text, or nothing.
 func (c *cells) optional(s *string) {

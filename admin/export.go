@@ -109,8 +109,13 @@ func export[T, R any](ctx context.Context, a *api, in *ExportOptions, x exported
 	}
 	reader := ctx
 	x.confirm = func() (err error) {
-		reader, err = a.confirmRole(reader, "export-"+x.name)
-		return err
+		if reader, err = a.confirm(reader, "export-"+x.name); err != nil {
+			return err
+		}
+		if was, is := callerOf(ctx).role, callerOf(reader).role; was != is {
+			return fmt.Errorf("the reader was %s and is %s now, who may see other rows", was, is)
+		}
+		return nil
 	}
 	answer = &huma.StreamResponse{Body: func(hc huma.Context) {
 		defer a.exports.end(org)

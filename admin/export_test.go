@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -182,6 +183,7 @@ func TestCSVIsSafeForSpreadsheets(t *testing.T) {
 	hostile := []string{
 		`=HYPERLINK("http://x","y")`, "+1", "-2+3", "@SUM(A1)", "\tx", "plain", `a "quoted", text`, "two\nlines",
 		"＝1", "", "'already", "a=b", "\xff\xfe=1", "'; DROP TABLE requests; --",
+		"a;=cmd", "a\t+cmd", "a\n@cmd", `a;";""-cmd`, ";＝cmd", "a; =b, c",
 	}
 	for i, text := range hostile {
 		s := request(fmt.Sprintf("r%02d", i), "key_a", day(1, 12), 1_500_000_001)
@@ -194,10 +196,26 @@ func TestCSVIsSafeForSpreadsheets(t *testing.T) {
 	want := []string{
 		`'=HYPERLINK("http://x","y")`, "'+1", "'-2+3", "'@SUM(A1)", "'\tx", "plain", `a "quoted", text`, "two\nlines",
 		"'＝1", "", "'already", "a=b", "\uFFFD=1", "'; DROP TABLE requests; --",
+		"a;'=cmd", "a\t'+cmd", "a\n'@cmd", `a;";""'-cmd`, ";'＝cmd", "a; =b, c",
 	}
 	for _, column := range []string{"user_agent", "key_name"} {
 		if diff := cmp.Diff(want, columnOf(t, names, rows, column)); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", column, diff)
+		}
+	}
+	// Who splits at other characters takes quotes for text, except at the start of
+	// a cell.
+	for _, separator := range ";\t" {
+		others := csv.NewReader(bytes.NewReader(f.body))
+		others.Comma, others.LazyQuotes, others.FieldsPerRecord = separator, true, -1
+		lines, err := others.ReadAll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, cell := range slices.Concat(lines...) {
+			if cell != "" && strings.ContainsRune(formulaStarts, []rune(cell)[0]) {
+				t.Errorf("split at %q there is a cell %q", separator, cell)
+			}
 		}
 	}
 	for column, value := range map[string]string{"cost_usd": "1.500000001", "cost_nanos": "1500000001", "status": "200", "streaming": "true"} {

@@ -192,12 +192,13 @@ func (a *api) startSession(ctx context.Context, v visitor, who billing.Identity)
 		}
 	}
 	now, value := a.now().UTC().Truncate(timeUnit), billing.NewNonce()
-	err = a.gateway.Store().CreateSession(ctx, billing.Session{
+	s := billing.Session{
 		ID: billing.NewID("session", now), Hash: billing.HashSecret(value), Identity: who, CSRFToken: billing.NewNonce(),
 		CreatedAt: now, RotatedAt: now, LastSeenAt: now, ExpiresAt: now.Add(billing.SessionLifetime),
-	})
-	if err != nil {
+	}
+	if err := a.gateway.Store().CreateSession(ctx, s); err != nil {
 		return "", fmt.Errorf("starting a session: %w", err)
 	}
+	a.accepted.add(s.Hash, false)
 	return v.cookies.set(sessionCookie, value, billing.SessionLifetime), nil
 }

@@ -242,6 +242,13 @@ func TestLoginAsksForTheAddressThatIsNotInTheToken(t *testing.T) {
 	}
 	issuer.SetUser(oidctest.Claims{"sub": "mallory", "email": "ada@example.com", "email_verified": false})
 	newBrowser(t, g).login("/").want(t, http.StatusForbidden, "verify your e-mail address")
+	for _, twice := range []string{
+		`"email":"mallory@example.com","email":"ada@example.com","email_verified":true`,
+		`"email":"ada@example.com","email_verified":false,"email_verified":true`,
+	} {
+		issuer.TellText(`{"sub":"mallory",` + twice + `}`)
+		newBrowser(t, g).login("/").want(t, http.StatusServiceUnavailable, "identity provider")
+	}
 }
 
 // Google, for one, sends more than the standard names.

@@ -171,6 +171,7 @@ func (a *api) useSession(w http.ResponseWriter, r *http.Request, s billing.Sessi
 		return s, fmt.Errorf("changing a session: %w", err)
 	}
 	if rotate {
+		a.accepted.add(changed.Hash, false)
 		w.Header().Add("Set-Cookie", c.set(sessionCookie, value, s.ExpiresAt.Sub(now)))
 	}
 	return changed, nil

@@ -256,25 +256,71 @@ func TestWrongCredentialsAreLimited(t *testing.T) {
 	g, issuer := signOn(t)
 	b := loggedIn(t, g)
 	c := client{t: t, api: b.api, context: t.Context(), header: http.Header{"Authorization": {"Bearer wrong"}}}
-	right := c.with("Authorization", "Bearer "+testToken)
-	stranger := oidctest.New(t)
-	forged := c.with("Authorization", "Bearer "+stranger.Token(oidctest.Claims{"iss": issuer.URL}))
 	now := time.Now()
 	c.api.(*api).now = func() time.Time { return now }
+	as := func(token string) client { return c.with("Authorization", "Bearer "+token) }
+	stranger := oidctest.New(t)
+	forged := as(stranger.Token(oidctest.Claims{"iss": issuer.URL}))
+	right, ada, first := as(testToken), as(issuer.Token(nil)), as(issuer.Token(oidctest.Claims{"jti": "another"}))
+	made := decode[createdOperatorToken](t, right.do(http.MethodPost, "/v1/operator-tokens", `{"name":"ci"}`).want(t, http.StatusCreated))
+	revoked := as(made.Token)
+	revoked.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
 	for range 50 {
-		right.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
+		for _, known := range []client{right, ada} {
+			known.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
+		}
 		c.do(http.MethodGet, "/v1/account", "").want(t, http.StatusUnauthorized)
 		forged.do(http.MethodGet, "/v1/account", "").want(t, http.StatusUnauthorized)
 	}
-	for _, c := range []client{c, right, forged} {
+	for _, c := range []client{c, forged, first} {
 		a := c.do(http.MethodGet, "/v1/account", "").want(t, http.StatusTooManyRequests, "too many attempts")
 		if a.header.Get("Retry-After") != "1" {
 			t.Errorf("Retry-After is %q", a.header.Get("Retry-After"))
 		}
 	}
+	// Those that were right before are not held up by the others' guesses.
+	for _, known := range []client{right, ada} {
+		known.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
+	}
 	b.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
-	now = now.Add(time.Second)
-	right.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
+	right.do(http.MethodPost, "/v1/operator-tokens/"+made.ID+"/revoke", "").want(t, http.StatusOK)
+	revoked.do(http.MethodGet, "/v1/account", "").want(t, http.StatusUnauthorized, "revoked")
+	revoked.do(http.MethodGet, "/v1/account", "").want(t, http.StatusTooManyRequests)
+	now = now.Add(2 * time.Second)
+	first.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
+}
+
+func TestCookiesOfNoSessionAreLimited(t *testing.T) {
+	t.Parallel()
+	g, _ := signOn(t)
+	b := loggedIn(t, g)
+	stray := client{t: t, api: b.api, context: t.Context(), header: http.Header{}}
+	guess := func() answer {
+		return stray.with("Cookie", sessionCookie+"="+billing.NewNonce()).do(http.MethodGet, "/v1/account", "")
+	}
+	now := time.Now()
+	b.api.(*api).now = func() time.Time { return now }
+	for range 100 {
+		guess().want(t, http.StatusUnauthorized)
+	}
+	guess().want(t, http.StatusTooManyRequests, "too many attempts")
+	b.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
+	stray.with("Authorization", "Bearer "+testToken).do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
+
+	// Nor does another value of the cookie, or another login, have to wait.
+	now = now.Add(sessionRotation)
+	for range 101 {
+		guess()
+	}
+	before := b.cookies[sessionCookie].Value
+	b.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
+	if b.cookies[sessionCookie].Value == before {
+		t.Error("not rotated")
+	}
+	b.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
+	b.login("/").want(t, http.StatusFound)
+	b.do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK)
+	guess().want(t, http.StatusTooManyRequests)
 }
 
 func TestLimitsOfAddresses(t *testing.T) {
@@ -333,19 +379,49 @@ func TestLimitsOfAddressesTakeLittleMemory(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	l := &addressLimit{every: time.Minute, burst: 1, now: func() time.Time { return now }}
-	for i := range 10 * maxLimited {
+	for i := range 10 * maxRemembered {
 		_ = l.take(ipv4(i))
-		if len(l.young)+len(l.older) > 2*maxLimited {
+		if len(l.clients.young)+len(l.clients.older) > 2*maxRemembered {
 			t.Fatal("remembers too many")
 		}
 	}
 	// Those who come again and again are not forgotten.
 	busy := ipv4(1 << 24)
-	for i := range 10 * maxLimited {
+	for i := range 10 * maxRemembered {
 		if err := l.take(busy); i > 0 && err == nil {
 			t.Fatal("forgot one who comes all the time")
 		}
 		_ = l.take(ipv4(i))
+	}
+}
+
+func TestAcceptedCredentialsTakeLittleMemory(t *testing.T) {
+	t.Parallel()
+	var a accepted
+	operator := billing.KeyHash{1}
+	a.add(operator, true)
+	for i := range 10 * maxRemembered {
+		a.add(billing.HashSecret(ipv4(i)), false)
+		if len(a.others.young)+len(a.others.older) > 2*maxRemembered {
+			t.Fatal("remembers too many")
+		}
+	}
+	before := len(a.others.young)
+	for range 2 * maxRemembered {
+		a.add(billing.HashSecret(ipv4(10*maxRemembered-1)), false)
+	}
+	if len(a.others.young) != before {
+		t.Error("one that comes all the time makes others forgotten")
+	}
+	if !a.has(operator) {
+		t.Error("members make operators forgotten")
+	}
+	if a.has(billing.HashSecret(ipv4(0))) || !a.has(billing.HashSecret(ipv4(10*maxRemembered-1))) {
+		t.Error("does not remember the last ones")
+	}
+	a.forget(operator)
+	if a.has(operator) {
+		t.Error("remembers what is wrong by now")
 	}
 }
 

@@ -133,6 +133,8 @@ type Access interface {
 	// rotation, the value with the hash, or ErrNotFound. Whether it has ended is
 	// for the caller to decide.
 	SessionByHash(ctx context.Context, hash KeyHash) (Session, error)
+	// Session returns a session whatever its cookie is by now, or ErrNotFound.
+	Session(ctx context.Context, id string) (Session, error)
 	// UpdateSession reads the session, lets change alter it, and writes it back,
 	// all in one transaction; an error from change is returned and nothing is
 	// written. Id, identity, creation and end do not change.

@@ -3,6 +3,7 @@
 package oidc
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -61,6 +62,9 @@ type Refusal struct{ Reason string }
 func (r *Refusal) Error() string { return r.Reason }
 
 func refuse(reason string) error { return &Refusal{Reason: reason} }
+
+// ErrExpired is the Refusal of a token whose time is over.
+var ErrExpired = refuse("the token has expired: sign in again")
 
 const (
 	// fetchTimeout bounds how long the provider is waited for.
@@ -171,19 +175,42 @@ func (c claims) isTrue(name string) bool {
 	return json.Unmarshal(c[name], &b) == nil && b || c.text(name) == "true"
 }
 
+var errUnclear = errors.New("a claim is there twice, or in other letters")
+
+// UnmarshalJSON refuses claims that do not mean the same to whoever reads them.
+// Of two of one name some take the first, and others the last.
+func (c *claims) UnmarshalJSON(text []byte) error {
+	d := json.NewDecoder(bytes.NewReader(text))
+	if open, err := d.Token(); err != nil || open != json.Delim('{') {
+		return errors.Join(errors.New("the claims are not an object"), err)
+	}
+	*c = make(claims)
+	for d.More() {
+		token, err := d.Token()
+		if err != nil {
+			return fmt.Errorf("read the name of a claim: %w", err)
+		}
+		name, _ := token.(string) // a decoder takes no other for a name
+		if _, twice := (*c)[name]; twice || isLikeStandard(name) {
+			return errUnclear
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return fmt.Errorf("read the claim %s: %w", name, err)
+		}
+		(*c)[name] = value
+	}
+	return nil
+}
+
 // standard are the claims that the library reads, which takes others for them
 // that differ in the case of letters.
 var standard = []string{"iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "at_hash", "email", "email_verified", "profile"}
 
-// areReadAlike tells whether the claims mean the same to whoever reads them:
-// where users may choose claims of their own, SUB must not be taken for sub.
-func (c claims) areReadAlike() bool {
-	for name := range c {
-		if slices.ContainsFunc(standard, func(s string) bool { return s != name && strings.EqualFold(s, name) }) {
-			return false
-		}
-	}
-	return true
+// isLikeStandard tells whether a name may be taken for a standard one: where
+// users may choose claims of their own, SUB must not be taken for sub.
+func isLikeStandard(name string) bool {
+	return slices.ContainsFunc(standard, func(s string) bool { return s != name && strings.EqualFold(s, name) })
 }
 
 // seconds is a time since 1970; ok is false if there is none.

@@ -4,8 +4,12 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
 	"slices"
 	"strings"
+	"time"
 
 	gooidc "github.com/coreos/go-oidc/v3/oidc"
 	jose "github.com/go-jose/go-jose/v4"
@@ -26,17 +30,18 @@ const (
 // IsToken tells whether a credential has the form of a token: three parts.
 func IsToken(credential string) bool { return strings.Count(credential, ".") == 2 }
 
-// Identify returns who the bearer of a token is. An error is a Refusal, or
-// ErrAway.
-func (p *Provider) Identify(ctx context.Context, raw string) (billing.Identity, error) {
+// Identify returns who the bearer of a token is, and until when it is accepted.
+// An error is a Refusal, or ErrAway.
+func (p *Provider) Identify(ctx context.Context, raw string) (who billing.Identity, until time.Time, err error) {
 	token, c, err := p.verify(ctx, raw)
 	if err != nil {
-		return billing.Identity{}, err
+		return billing.Identity{}, time.Time{}, err
 	}
 	if !slices.ContainsFunc(p.config.Audiences, func(a string) bool { return slices.Contains(token.Audience, a) }) {
-		return billing.Identity{}, refuse("the token is for another audience than this gateway")
+		return billing.Identity{}, time.Time{}, refuse("the token is for another audience than this gateway")
 	}
-	return p.identity(token.Subject, c)
+	who, err = p.identity(token.Subject, c)
+	return who, p.end(c), err
 }
 
 // verify checks all of a token but its audience.
@@ -62,7 +67,7 @@ func (p *Provider) verify(ctx context.Context, raw string) (*gooidc.IDToken, cla
 		return nil, nil, refuse("the token is malformed, or of another issuer")
 	}
 	var c claims
-	if err := token.Claims(&c); err != nil || !c.areReadAlike() {
+	if err := token.Claims(&c); err != nil {
 		return nil, nil, refuse("the token is malformed")
 	}
 	return token, c, p.checkTimes(c)
@@ -76,8 +81,12 @@ func (p *Provider) inspect(raw string) error {
 	}
 	head, rest, _ := strings.Cut(raw, ".")
 	body, sign, _ := strings.Cut(rest, ".")
-	header, payload := decodePart(head), decodePart(body)
-	if header == nil || payload == nil || strings.Contains(sign, ".") {
+	header, headerErr := decodePart(head)
+	payload, err := decodePart(body)
+	switch err := errors.Join(headerErr, err); {
+	case errors.Is(err, errUnclear):
+		return refuse("the token is malformed: " + errUnclear.Error())
+	case err != nil || strings.Contains(sign, "."):
 		return refuse("the token is not a signed JWT")
 	}
 	algorithm := header.text("alg")
@@ -86,7 +95,7 @@ func (p *Provider) inspect(raw string) error {
 		return refuse("the token is not signed")
 	case !slices.Contains(algorithms, jose.SignatureAlgorithm(algorithm)):
 		return refuse("the token is signed with an algorithm that is not accepted: RS256, PS256, ES256 and EdDSA are")
-	case !isTokenType(header.text("typ")):
+	case !isTokenType(header.text("typ")) || payload["events"] != nil:
 		return refuse("the token is neither an ID token nor an access token")
 	case payload.text("iss") != p.config.Issuer:
 		return refuse("the token is of another issuer than the one configured")
@@ -94,17 +103,20 @@ func (p *Provider) inspect(raw string) error {
 	return nil
 }
 
-func decodePart(part string) claims {
+func decodePart(part string) (c claims, err error) {
 	text, err := base64.RawURLEncoding.DecodeString(part)
-	var c claims
-	if err != nil || json.Unmarshal(text, &c) != nil {
-		return nil
+	if err != nil {
+		return nil, fmt.Errorf("decode a part of a token: %w", err)
 	}
-	return c
+	if err := json.Unmarshal(text, &c); err != nil {
+		return nil, fmt.Errorf("read a part of a token: %w", err)
+	}
+	return c, nil
 }
 
 // isTokenType tells tokens from what else a provider signs, such as the notice
-// that somebody has logged out.
+// that somebody has logged out. That one may come without a type of its own, but
+// has a claim of what happened, events.
 func isTokenType(typ string) bool {
 	switch strings.ToLower(typ) {
 	case "", "jwt", "at+jwt", "application/at+jwt":
@@ -120,7 +132,7 @@ func (p *Provider) checkTimes(c claims) error {
 		return refuse("the token does not say when it expires")
 	}
 	if now >= expires+skew {
-		return refuse("the token has expired: sign in again")
+		return ErrExpired
 	}
 	for _, name := range []string{"nbf", "iat"} {
 		switch from, ok := c.seconds(name); {
@@ -131,6 +143,16 @@ func (p *Provider) checkTimes(c claims) error {
 		}
 	}
 	return nil
+}
+
+// lastSecond is the last of the year 9999, in which tokens end that claim to
+// last longer.
+var lastSecond = float64(time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC).Unix())
+
+// end is when a token that has not expired does.
+func (p *Provider) end(c claims) time.Time {
+	expires, _ := c.seconds("exp")
+	return time.UnixMicro(int64(math.Min(expires, lastSecond) * 1e6)).Add(p.config.ClockSkew)
 }
 
 func (p *Provider) identity(subject string, c claims) (billing.Identity, error) {

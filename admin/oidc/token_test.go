@@ -62,7 +62,7 @@ func TestTokensThatAreAccepted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := p.Identify(t.Context(), issuer.Token(test.changes))
+			got, _, err := p.Identify(t.Context(), issuer.Token(test.changes))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -87,14 +87,14 @@ func TestAddressesThatTheProviderDoesNotVerify(t *testing.T) {
 		{"mail", true, "countess@example.com"},
 	} {
 		p.config.EmailClaim, p.config.AllowUnverifiedEmail = test.claim, test.allow
-		got, err := p.Identify(t.Context(), token)
+		got, _, err := p.Identify(t.Context(), token)
 		if err != nil || got.Email != test.want {
 			t.Errorf("claim %s, allowed %t: %q, %v", test.claim, test.allow, got.Email, err)
 		}
 	}
 	// What is verified is the claim email, not another.
 	p.config.EmailClaim, p.config.AllowUnverifiedEmail = "mail", false
-	got, err := p.Identify(t.Context(), issuer.Token(oidctest.Claims{"mail": "countess@example.com"}))
+	got, _, err := p.Identify(t.Context(), issuer.Token(oidctest.Claims{"mail": "countess@example.com"}))
 	if err != nil || got.Email != "" {
 		t.Errorf("another claim: %q, %v", got.Email, err)
 	}
@@ -165,15 +165,19 @@ func TestTokensThatAreRefused(t *testing.T) {
 			"a key that the issuer does not have",
 		},
 		"notice of a logout": {notice, "neither an ID token nor an access token"},
-		"two megabytes":      {parts[0] + "." + strings.Repeat("A", 2<<20) + "." + parts[2], "larger than 16 KiB"},
-		"no token":           {"a.b.c", "not a signed JWT"},
-		"five parts":         {good + ".x.y", "not a signed JWT"},
-		"empty parts":        {"..", "not a signed JWT"},
-		"null":               {b64([]byte("null")) + "." + b64([]byte("null")) + ".x", "not a signed JWT"},
+		"notice without a type": {
+			issuer.Token(oidctest.Claims{"events": map[string]any{"http://schemas.openid.net/event/backchannel-logout": map[string]any{}}}),
+			"neither an ID token nor an access token",
+		},
+		"two megabytes": {parts[0] + "." + strings.Repeat("A", 2<<20) + "." + parts[2], "larger than 16 KiB"},
+		"no token":      {"a.b.c", "not a signed JWT"},
+		"five parts":    {good + ".x.y", "not a signed JWT"},
+		"empty parts":   {"..", "not a signed JWT"},
+		"null":          {b64([]byte("null")) + "." + b64([]byte("null")) + ".x", "not a signed JWT"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			who, err := p.Identify(t.Context(), test.token)
+			who, _, err := p.Identify(t.Context(), test.token)
 			refusal, ok := errors.AsType[*Refusal](err)
 			if !ok || !strings.Contains(refusal.Reason, test.want) {
 				t.Fatalf("%+v, error %v, want %q", who, err, test.want)
@@ -191,7 +195,7 @@ func TestKeysOfTheProvider(t *testing.T) {
 	t.Parallel()
 	p, issuer := newProvider(t)
 	identify := func(token string) error {
-		_, err := p.Identify(t.Context(), token)
+		_, _, err := p.Identify(t.Context(), token)
 		return err
 	}
 	before := issuer.Token(nil)
@@ -239,7 +243,7 @@ func TestProviderThatIsAway(t *testing.T) {
 	p.now = func() time.Time { return time.Now().Add(later) }
 	token := issuer.Token(oidctest.Claims{"exp": in(10 * time.Hour)})
 	identify := func() error {
-		_, err := p.Identify(t.Context(), token)
+		_, _, err := p.Identify(t.Context(), token)
 		return err
 	}
 	issuer.SetAway(true)
@@ -276,7 +280,7 @@ func TestProviderThatIsAnother(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			p := New(Config{Issuer: url, Audiences: []string{oidctest.ClientID}, EmailClaim: "email"})
-			if _, err := p.Identify(t.Context(), issuer.Token(oidctest.Claims{"iss": url})); !errors.Is(err, ErrAway) {
+			if _, _, err := p.Identify(t.Context(), issuer.Token(oidctest.Claims{"iss": url})); !errors.Is(err, ErrAway) {
 				t.Errorf("error %v", err)
 			}
 		})

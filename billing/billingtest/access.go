@@ -122,12 +122,17 @@ func findsSessions(t *testing.T, s billing.Store) {
 		check(t, err)
 		equal(t, "rotated session", got, want)
 	}
+	got, err = s.Session(t.Context(), want.ID)
+	check(t, err)
+	equal(t, "session by its id", got, want)
 	check(t, s.DeleteSession(t.Context(), want.ID))
 	check(t, s.DeleteSession(t.Context(), want.ID))
 	for _, hash := range []billing.KeyHash{first, want.Hash, {}} {
 		_, err = s.SessionByHash(t.Context(), hash)
 		equal(t, "error after", err, billing.ErrNotFound)
 	}
+	_, err = s.Session(t.Context(), want.ID)
+	equal(t, "error after, by its id", err, billing.ErrNotFound)
 }
 
 func keepsSessions(t *testing.T, s billing.Store) {

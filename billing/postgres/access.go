@@ -37,7 +37,9 @@ RETURNING ` + columns.OperatorToken
 	insertSession = `
 INSERT INTO sessions (` + columns.Session + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
 
-	selectSession = `SELECT ` + columns.Session + ` FROM sessions WHERE id = $1 FOR UPDATE`
+	selectSession = `SELECT ` + columns.Session + ` FROM sessions WHERE id = $1`
+
+	selectSessionForUpdate = selectSession + ` FOR UPDATE`
 
 	selectSessionByHash = `SELECT ` + columns.Session + ` FROM sessions WHERE hash = $1 OR previous_hash = $1`
 
@@ -150,11 +152,20 @@ func (s *Store) SessionByHash(ctx context.Context, hash billing.KeyHash) (billin
 	return v, nil
 }
 
+// Session implements billing.Access.
+func (s *Store) Session(ctx context.Context, id string) (billing.Session, error) {
+	v, err := columns.ScanSession(s.pool.QueryRow(ctx, selectSession, id))
+	if err != nil {
+		return billing.Session{}, fmt.Errorf("read session %q: %w", id, notFound(err))
+	}
+	return v, nil
+}
+
 // UpdateSession implements billing.Access.
 func (s *Store) UpdateSession(ctx context.Context, id string, change func(*billing.Session) error) (billing.Session, error) {
 	var v billing.Session
 	err := s.write(ctx, func(tx pgx.Tx) error {
-		before, err := columns.ScanSession(tx.QueryRow(ctx, selectSession, id))
+		before, err := columns.ScanSession(tx.QueryRow(ctx, selectSessionForUpdate, id))
 		if err != nil {
 			return notFound(err)
 		}

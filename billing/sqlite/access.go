@@ -149,6 +149,15 @@ func (s *Store) SessionByHash(ctx context.Context, hash billing.KeyHash) (billin
 	return v, nil
 }
 
+// Session implements billing.Access.
+func (s *Store) Session(ctx context.Context, id string) (billing.Session, error) {
+	v, err := columns.ScanSession(s.reader.QueryRowContext(ctx, selectSession, id))
+	if err != nil {
+		return billing.Session{}, fmt.Errorf("read session %q: %w", id, notFound(err))
+	}
+	return v, nil
+}
+
 // UpdateSession implements billing.Access.
 func (s *Store) UpdateSession(ctx context.Context, id string, change func(*billing.Session) error) (billing.Session, error) {
 	var v billing.Session

@@ -61,7 +61,7 @@ func (e *export) run(ctx context.Context, s *session) error {
 		return err
 	}
 	if e.output == toStdout {
-		return e.copyTo(ctx, s, s.out, e.newRows())
+		return e.copyTo(ctx, s, s.onScreen(e.format == "csv"), e.newRows())
 	}
 	part, err := e.openPart()
 	if err != nil {
@@ -226,13 +226,4 @@ func (p *progress) end() {
 		p.show()
 		fmt.Fprintf(p.notes, "\n")
 	}
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	if !ok {
-		return false
-	}
-	info, err := f.Stat()
-	return err == nil && info.Mode()&os.ModeCharDevice != 0
 }

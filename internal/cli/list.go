@@ -69,7 +69,7 @@ func list[T any](ctx context.Context, s *session, p *paging, path string, query 
 				return fmt.Errorf("write the list: %w", err)
 			}
 		}
-		return printJSON(s.out, raw)
+		return printJSON(s.onScreen(false), raw)
 	}
 	rows := make([][]string, 0, len(found.Data))
 	for _, text := range found.Data {

@@ -25,7 +25,7 @@ func answer[T any](ctx context.Context, s *session, k call, show func(io.Writer,
 		return err
 	}
 	if s.json {
-		return printJSON(s.out, body)
+		return printJSON(s.onScreen(false), body)
 	}
 	v, err := decode[T](s.client, body)
 	if err != nil {

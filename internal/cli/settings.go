@@ -44,7 +44,7 @@ func (s *settings) addTo(cmd *cobra.Command) {
 	flags.StringVar(&s.token, "token", "", "operator token or bearer token; better $"+tokenVariable+" or --token-file, since other users can see a process's flags")
 	flags.StringVar(&s.tokenFile, "token-file", "", "file that holds the token")
 	flags.StringVar(&s.organization, "org", "", "id of the organization to act on; $"+organizationVariable+", or else the token's own")
-	flags.BoolVar(&s.json, "json", false, "print the API's JSON as it is")
+	flags.BoolVar(&s.json, "json", false, "print the API's JSON")
 }
 
 // session is one run of a command: the gateway that it asks, and where it
@@ -52,7 +52,8 @@ func (s *settings) addTo(cmd *cobra.Command) {
 type session struct {
 	*client
 	out, notes io.Writer
-	json       bool
+	// terminal says that out is one.
+	terminal, json bool
 }
 
 // run makes a cobra RunE of f. A signal to end cancels its context.
@@ -64,7 +65,8 @@ func (s *settings) run(f func(ctx context.Context, s *session, args []string) er
 		}
 		ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 		defer stop()
-		return f(ctx, &session{client: c, out: cmd.OutOrStdout(), notes: cmd.ErrOrStderr(), json: s.json}, args)
+		out := cmd.OutOrStdout()
+		return f(ctx, &session{client: c, out: out, notes: cmd.ErrOrStderr(), terminal: isTerminal(out), json: s.json}, args)
 	}
 }
 

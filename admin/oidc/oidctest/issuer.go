@@ -44,8 +44,10 @@ type Issuer struct {
 	user   Claims
 	// userinfo keeps the e-mail address out of tokens.
 	userinfo bool
-	codes    map[string]url.Values // the requests that they answer
-	asked    map[string]int        // by path
+	// told is what that one says, in the place of the user's claims.
+	told  string
+	codes map[string]url.Values // the requests that they answer
+	asked map[string]int        // by path
 }
 
 // New returns a provider with one key. Ada logs in there.
@@ -109,6 +111,13 @@ func (i *Issuer) TellByUserinfo() {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.userinfo = true
+}
+
+// TellText makes the userinfo endpoint answer a text.
+func (i *Issuer) TellText(text string) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.told = text
 }
 
 // Asked is how often a path was asked for.
@@ -216,7 +225,14 @@ func (i *Issuer) token(w http.ResponseWriter, r *http.Request) {
 	answer(w, Claims{"access_token": "access", "token_type": "Bearer", "id_token": i.sign(changes)})
 }
 
-func (i *Issuer) tellUser(w http.ResponseWriter, _ *http.Request) { answer(w, i.user) }
+func (i *Issuer) tellUser(w http.ResponseWriter, _ *http.Request) {
+	if i.told == "" {
+		answer(w, i.user)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write([]byte(i.told))
+}
 
 func answer(w http.ResponseWriter, c Claims) {
 	w.Header().Set("Content-Type", "application/json")
