@@ -109,8 +109,7 @@ func addList[T any](c *cells, list []T) {
 	if err != nil {
 		panic("write JSON: " + err.Error()) // lists of plain structs always encode
 	}
-	c.buffer = append(c.buffer, b...) // its bracket starts no formula
-	c.end()
+	c.text(string(b))
 }
 
 // csvEncoder writes rows as RFC 4180 says, after a line with their names.
