@@ -90,8 +90,9 @@ type Members interface {
 	// Memberships returns the members that an identity is, by organization.
 	Memberships(ctx context.Context, who Identity) ([]Member, error)
 	// Invitations returns those who are invited by the identity's e-mail address
-	// and have not joined, by organization: none without an address.
-	Invitations(ctx context.Context, who Identity) ([]Member, error)
+	// and have not joined, by organization, whose id a page is After: none without
+	// an address.
+	Invitations(ctx context.Context, who Identity, page Page) ([]Member, error)
 	// AcceptInvitation makes an identity the member that its e-mail address is
 	// invited to be, for good, or is ErrNotFound. ErrExists says that it is
 	// another member of that organization already: it is one at most.

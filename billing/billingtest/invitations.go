@@ -21,7 +21,7 @@ func memberships(t *testing.T, s billing.Store, who billing.Identity) []billing.
 
 func invitations(t *testing.T, s billing.Store, who billing.Identity) []billing.Member {
 	t.Helper()
-	members, err := s.Invitations(t.Context(), who)
+	members, err := s.Invitations(t.Context(), who, billing.Page{})
 	check(t, err)
 	return members
 }
@@ -53,6 +53,9 @@ func acceptsInvitations(t *testing.T, s billing.Store) {
 	equal(t, "error without a verified address", acceptError(t, s, who, a.ID), billing.ErrNotFound)
 	who.Email = "ANN@EXAMPLE.COM"
 	equal(t, "invitations", invitations(t, s, who), []billing.Member{a, b})
+	equal(t, "pages", pages(t, 1, func(page billing.Page) ([]billing.Member, error) {
+		return s.Invitations(t.Context(), who, page)
+	}, func(m billing.Member) string { return m.OrganizationID }), []string{org, other})
 	equal(t, "memberships of one who is invited", memberships(t, s, who), nil)
 	for _, id := range []string{"mem_c", "mem_x", ""} {
 		equal(t, "error of invitation "+id, acceptError(t, s, who, id), billing.ErrNotFound)
@@ -150,7 +153,7 @@ func refusesIdentities(t *testing.T, s billing.Store) {
 		if _, err := s.Memberships(t.Context(), who); err == nil {
 			t.Errorf("%.60q is an identity", who)
 		}
-		if _, err := s.Invitations(t.Context(), who); err == nil {
+		if _, err := s.Invitations(t.Context(), who, billing.Page{}); err == nil {
 			t.Errorf("%.60q is an identity who is invited", who)
 		}
 		if acceptError(t, s, who, "mem_a") == nil || s.DeclineInvitation(t.Context(), who, "mem_a") == nil {

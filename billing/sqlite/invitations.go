@@ -25,12 +25,12 @@ func (s *Store) Memberships(ctx context.Context, who billing.Identity) ([]billin
 }
 
 // Invitations implements billing.Members.
-func (s *Store) Invitations(ctx context.Context, who billing.Identity) ([]billing.Member, error) {
+func (s *Store) Invitations(ctx context.Context, who billing.Identity, page billing.Page) ([]billing.Member, error) {
 	who, err := books.NewIdentity(who)
 	if err != nil {
 		return nil, fmt.Errorf("read invitations: %w", err)
 	}
-	invitations, err := list(ctx, s.reader, scanMember, selectInvitations, who.Email)
+	invitations, err := list(ctx, s.reader, scanMember, selectInvitations, who.Email, page.After, books.PageLimit(page))
 	if err != nil {
 		return nil, fmt.Errorf("read invitations: %w", err)
 	}

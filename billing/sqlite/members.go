@@ -26,7 +26,7 @@ WHERE issuer = ?1 AND subject = ?2 AND subject <> '' ORDER BY organization_id`
 WHERE issuer = ?1 AND subject = ?2 AND subject <> '' AND organization_id = ?3`
 
 	selectInvitations = `SELECT ` + memberColumns + ` FROM members
-WHERE email = ?1 AND subject = '' ORDER BY organization_id`
+WHERE email = ?1 AND subject = '' AND organization_id > ?2 ORDER BY organization_id LIMIT ?3`
 
 	selectInvitation = `SELECT ` + memberColumns + ` FROM members WHERE email = ?1 AND subject = '' AND id = ?2`
 
