@@ -74,7 +74,7 @@ func declineInvitationCommand(s *settings) *cobra.Command {
 	return &cobra.Command{
 		Use:     "decline <id>",
 		Short:   "Turns an invitation down",
-		Long:    "Declines an invitation, which is gone then. The organization may invite you again.",
+		Long:    "Declines an invitation, which is gone then. You may be invited again.",
 		Example: "  caddy llm-gateway invitations decline mem_01jd... --token-file id_token",
 		Args:    exactly("id"),
 		RunE: s.run(func(ctx context.Context, s *session, args []string) error {
