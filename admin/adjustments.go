@@ -2,8 +2,8 @@ package admin
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"math"
 	"net/http"
 	"strings"
 	"time"
@@ -45,20 +45,25 @@ func (a *api) adjust(ctx context.Context, in *adjustInput) (*body[transaction], 
 		return nil, err
 	}
 	now := time.Now().UTC().Truncate(timeUnit)
-	e, err := in.entry(account, now)
+	e, err := in.entry(account.Organization.ID, now)
 	if err != nil {
 		return nil, err
 	}
 	e.Actor = actorText(billing.ActorOf(ctx))
 	e, err = a.gateway.Store().Append(ctx, e)
+	if errors.Is(err, billing.ErrBalanceRange) {
+		var f faults
+		f.add("body.amount_dollars", "expected an amount that leaves a balance of less than 9.2 billion")
+		return nil, f.err()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("adjusting a balance: %w", err)
 	}
 	return &body[transaction]{newTransaction(e)}, nil
 }
 
-// entry is what is asked for as a line of the account's ledger.
-func (in *adjustInput) entry(account billing.Account, now time.Time) (billing.Entry, error) {
+// entry is what is asked for as a line of an organization's ledger.
+func (in *adjustInput) entry(org string, now time.Time) (billing.Entry, error) {
 	var f faults
 	amount, err := in.Body.AmountDollars.signed()
 	switch {
@@ -66,8 +71,6 @@ func (in *adjustInput) entry(account billing.Account, now time.Time) (billing.En
 		f.add("body.amount_dollars", err.Error())
 	case amount == 0:
 		f.add("body.amount_dollars", "expected an amount other than 0")
-	case amount > 0 && account.Balance > math.MaxInt64-amount, amount < 0 && account.Balance < math.MinInt64-amount:
-		f.add("body.amount_dollars", "expected an amount that leaves a balance of less than 9.2 billion")
 	}
 	if strings.TrimSpace(in.Body.Reason) == "" || !billing.IsPlainText(in.Body.Reason) {
 		f.add("body.reason", "expected a reason without control characters")
@@ -84,7 +87,7 @@ func (in *adjustInput) entry(account billing.Account, now time.Time) (billing.En
 		key = billing.NewID("adj", now)
 	}
 	return billing.Entry{
-		OrganizationID: account.Organization.ID, Type: billing.Adjustment, Amount: amount, CreatedAt: now,
+		OrganizationID: org, Type: billing.Adjustment, Amount: amount, CreatedAt: now,
 		Reason: in.Body.Reason, IdempotencyKey: "adjustment:" + key,
 	}, f.err()
 }

@@ -61,7 +61,7 @@ type Gateway interface {
 // nouns are the first path segments under /v1 that belong to this API. The
 // others there, /v1/chat/completions and /v1/models, are proxy routes.
 var nouns = []string{
-	"account", "audit", "auth", "billing", "budget", "changes", "flush", "keys", "ledger", "members", "nodes",
+	"account", "audit", "auth", "billing", "budget", "changes", "flush", "invitations", "keys", "ledger", "members", "nodes",
 	"openapi.json", "operator-tokens", "organizations", "projects", "providers", "usage",
 }
 
@@ -90,6 +90,7 @@ func New(g Gateway) http.Handler {
 	a.registerAccount()
 	a.registerOrganizations()
 	a.registerMembers()
+	a.registerInvitations()
 	a.registerKeys()
 	a.registerUsage()
 	a.registerAudit()

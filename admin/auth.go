@@ -32,6 +32,8 @@ type caller struct {
 	// what they are in organizations. Operators have neither.
 	identity billing.Identity
 	members  []billing.Member
+	// invitations are those of somebody who is no member yet.
+	invitations []billing.Member
 	// session is the browser's, for one who has logged in.
 	session *billing.Session
 	// operator is the name of the operator's token.
@@ -83,6 +85,11 @@ func isOpen(path string) bool {
 	return path == openAPIPath || path == webhookPath || path == loginPath || path == callbackPath
 }
 
+// isPersonal tells whether a path is about the caller, in whatever organizations.
+func isPersonal(path string) bool {
+	return path == sessionPath || path == logoutPath || path == invitationsPath || strings.HasPrefix(path, invitationsPath+"/")
+}
+
 // authorize returns the request's context with its caller.
 func (a *api) authorize(w http.ResponseWriter, r *http.Request) (context.Context, error) {
 	ctx := r.Context()
@@ -94,7 +101,7 @@ func (a *api) authorize(w http.ResponseWriter, r *http.Request) (context.Context
 	if err != nil {
 		return nil, err
 	}
-	if r.URL.Path != sessionPath && r.URL.Path != logoutPath {
+	if !isPersonal(r.URL.Path) {
 		if err := a.enter(ctx, &c, r.Header.Get(organizationHeader)); err != nil {
 			return nil, err
 		}
@@ -198,17 +205,22 @@ func (a *api) identifyBearer(ctx context.Context, c *caller, token string) error
 	return a.recognize(ctx, c, who)
 }
 
-// recognize finds the members that somebody is.
+// recognize finds the members that somebody is, and if they are none, what they
+// are invited to.
 func (a *api) recognize(ctx context.Context, c *caller, who billing.Identity) error {
-	found, err := again(ctx, func() ([]billing.Member, error) {
-		return a.gateway.Store().Memberships(ctx, who, a.now().UTC().Truncate(timeUnit))
-	})
+	members, err := again(ctx, func() ([]billing.Member, error) { return a.gateway.Store().Memberships(ctx, who) })
 	if err != nil {
 		return fmt.Errorf("reading memberships: %w", err)
 	}
 	// The credential of somebody who is known elsewhere changes all the time.
-	c.identity, c.members, c.credential = who, found, who.Issuer+"\x00"+who.Subject
-	if len(found) == 0 {
+	c.identity, c.members, c.credential = who, members, who.Issuer+"\x00"+who.Subject
+	if len(c.members) > 0 {
+		return nil
+	}
+	if c.invitations, err = a.invitationsOf(ctx, who, billing.Page{Limit: maxDetails}); err != nil {
+		return err
+	}
+	if len(c.invitations) == 0 {
 		return notInvited(who)
 	}
 	return nil
@@ -246,15 +258,18 @@ func (a *api) enter(ctx context.Context, c *caller, org string) error {
 // membership is the index of the member that the caller is in an organization;
 // in the only one if none is named.
 func (c caller) membership(org string) (int, error) {
-	if org == "" && len(c.members) > 1 {
-		var names []string
-		for _, m := range c.members[:min(len(c.members), maxDetails)] {
-			names = append(names, m.OrganizationID)
+	switch {
+	case len(c.members) == 0:
+		return 0, &problem{
+			status: http.StatusForbidden,
+			Message: "you are not a member of any organization, but invited to " + organizationsOf(c.invitations) +
+				": see GET " + invitationsPath + ", and accept with POST " + invitationsPath + "/{id}/accept",
 		}
+	case org == "" && len(c.members) > 1:
 		return 0, &problem{
 			status: http.StatusBadRequest,
 			Message: "you are a member of several organizations: name one in the " + organizationHeader + " header: " +
-				strings.Join(names, ", "),
+				organizationsOf(c.members),
 		}
 	}
 	i := slices.IndexFunc(c.members, func(m billing.Member) bool { return org == "" || m.OrganizationID == org })
@@ -262,6 +277,14 @@ func (c caller) membership(org string) (int, error) {
 		return 0, errNoOrganization
 	}
 	return i, nil
+}
+
+func organizationsOf(members []billing.Member) string {
+	var names []string
+	for _, m := range members[:min(len(members), maxDetails)] {
+		names = append(names, m.OrganizationID)
+	}
+	return strings.Join(names, ", ")
 }
 
 // errNoOrganization does not tell whether there is one that is another's.

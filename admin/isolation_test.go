@@ -118,7 +118,7 @@ func (x try) goesOnElsewhere() bool {
 // token.
 func (w *world) join(role billing.Role) string {
 	email := "caller-" + string(role) + "@example.com"
-	invite(w.t, w.g, w.own.org, email, role)
+	accept(w.t, w.g, invite(w.t, w.g, w.own.org, email, role), email)
 	return w.g.issuer.Token(map[string]any{"sub": email, "email": email})
 }
 

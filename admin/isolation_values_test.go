@@ -15,7 +15,7 @@ import (
 
 // belongings are the ids of what an organization has.
 type belongings struct {
-	org, key, member, request, change, project, token, node string
+	org, key, member, invitation, request, change, project, token, node string
 }
 
 // theOther is the id of the other organization.
@@ -31,6 +31,7 @@ const (
 // pathIDs are the parameters of paths, by the path up to them.
 var pathIDs = map[string]func(belongings) string{
 	"/v1/audit/{request_id}":   func(b belongings) string { return b.request },
+	"/v1/invitations/{id}":     func(b belongings) string { return b.invitation },
 	"/v1/keys/{id}":            func(b belongings) string { return b.key },
 	"/v1/members/{id}":         func(b belongings) string { return b.member },
 	"/v1/nodes/{id}":           func(b belongings) string { return b.node },
@@ -201,13 +202,18 @@ func (w *world) furnish(org, text string, amount billing.Money) belongings {
 		Issuer: "https://elsewhere.example", Subject: text, CreatedAt: now, JoinedAt: now,
 	}
 	check(s.CreateMember(t.Context(), m))
+	waits := billing.Member{
+		ID: billing.NewID("mem", now), OrganizationID: org, Email: "invited-" + text + "@example.com", Name: text, Role: billing.RoleOwner,
+		InvitedBy: "member:" + text, CreatedAt: now,
+	}
+	check(s.CreateMember(t.Context(), waits))
 	secret := billing.NewSecret()
 	k := billing.Key{
 		ID: billing.NewID("key", now), OrganizationID: org, Name: "Key " + text, Hash: billing.HashSecret(secret),
 		Prefix: billing.DisplayPrefix(secret), Owner: m.ID, UsageLimit: &amount, UsageLimitReset: billing.Never, CreatedAt: now,
 	}
 	check(s.CreateKey(t.Context(), k))
-	b := belongings{org: org, key: k.ID, member: m.ID, project: "only-in-" + org, token: "token_none", node: "node_none"}
+	b := belongings{org: org, key: k.ID, member: m.ID, invitation: waits.ID, project: "only-in-" + org, token: "token_none", node: "node_none"}
 	_, err = s.PutProject(t.Context(), org, b.project, func(p *billing.Project) error { p.Budget = &amount; return nil })
 	check(err)
 	r := request("req_"+org, k.ID, now, amount)

@@ -123,7 +123,8 @@ func (a *api) registerKeys() {
 		OperationID: "update-key", Method: http.MethodPatch, Path: "/v1/keys/{id}", Tags: tags,
 		Summary: "Change a proxy key",
 		Description: "A field that is absent stays as it is, null clears it. A revoked key cannot be changed. " +
-			"The next request on this node sees the change, other nodes see it within one second.",
+			"The next request on this node sees the change, other nodes see it within one second. " +
+			"A developer may make a key's limits tighter, not looser: that is a 403 that names the fields.",
 	}), a.updateKey)
 	register(a, ifMatch(huma.Operation{
 		OperationID: "delete-key", Method: http.MethodDelete, Path: "/v1/keys/{id}", Tags: tags,
@@ -209,7 +210,11 @@ func (a *api) updateKey(ctx context.Context, in *updateKeyInput) (*tagged[key], 
 		if !k.RevokedAt.IsZero() {
 			return billing.ErrRevoked
 		}
-		return in.Body.apply(k, time.Now())
+		before := *k
+		if err := in.Body.apply(k, time.Now()); err != nil {
+			return err
+		}
+		return checkTightened(ctx, before, *k)
 	})
 	if err != nil {
 		return nil, err

@@ -152,6 +152,9 @@ func (a *api) finishLogin(ctx context.Context, in *callbackInput) (*redirect, er
 	if err := a.recognize(ctx, &c, who); err != nil {
 		return nil, err
 	}
+	if err := a.joinFirst(ctx, c); err != nil {
+		return nil, err
+	}
 	cookie, err := a.startSession(ctx, v, who)
 	if err != nil {
 		return nil, err

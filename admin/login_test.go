@@ -44,6 +44,15 @@ func invite(t *testing.T, g *testGateway, org, email string, role billing.Role) 
 	return m
 }
 
+// accept has somebody, with a subject at the provider, join by an invitation.
+func accept(t *testing.T, g *testGateway, m billing.Member, subject string) {
+	t.Helper()
+	who := billing.Identity{Issuer: g.issuer.URL, Subject: subject, Email: m.Email}
+	if _, err := g.store.AcceptInvitation(t.Context(), who, m.ID, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // browser is a client that keeps cookies, and has no token.
 type browser struct {
 	client

@@ -57,7 +57,7 @@ type memberInput struct {
 
 type inviteInput struct {
 	Body struct {
-		Email string           `json:"email" minLength:"3" maxLength:"320" doc:"An address that the identity provider of this person has verified: whoever signs in with it first joins."`
+		Email string           `json:"email" minLength:"3" maxLength:"320" doc:"An address that the identity provider of this person has verified: whoever first accepts the invitation with it joins."`
 		Role  memberRole       `json:"role"`
 		Name  optional[string] `json:"name,omitzero" minLength:"1" maxLength:"200" doc:"That of the identity provider, once the person joins, if null."`
 	}
@@ -83,7 +83,8 @@ func (a *api) registerMembers() {
 	registerTagged(a, huma.Operation{
 		OperationID: "invite-member", Method: http.MethodPost, Path: "/v1/members", Tags: tags,
 		Summary: "Invite somebody", DefaultStatus: http.StatusCreated,
-		Description: "Nothing is sent: who signs in with this address, verified by the identity provider, has joined.",
+		Description: "Nothing is sent. Who signs in with this address, verified by the identity provider, accepts the invitation or " +
+			"declines it: see GET /v1/invitations.",
 	}, a.inviteMember)
 	registerTagged(a, huma.Operation{
 		OperationID: "get-member", Method: http.MethodGet, Path: "/v1/members/{id}", Tags: tags,
@@ -253,14 +254,14 @@ const maxEmail = 320
 // checkEmail accepts a bare address, and returns it as it is compared.
 func checkEmail(f *faults, location, text string) string {
 	parsed, err := mail.ParseAddress(text)
-	if err != nil || parsed.Address != text || len(text) > maxEmail || strings.ContainsFunc(text, notInEmail) {
+	if err != nil || parsed.Address != text || len(text) > maxEmail || strings.ContainsFunc(text, invisible) {
 		f.add(location, "expected an e-mail address and nothing else, such as ann@example.com")
 	}
 	return billing.NormalizeEmail(text)
 }
 
-// notInEmail finds what people cannot see.
-func notInEmail(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsSpace(r) }
+// invisible finds what people cannot see.
+func invisible(r rune) bool { return !unicode.IsGraphic(r) || unicode.IsSpace(r) }
 
 // checkOwner tells whether the caller may give a key the owner that is wanted.
 func (a *api) checkOwner(ctx context.Context, owner optional[string]) error {

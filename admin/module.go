@@ -29,6 +29,7 @@ func init() {
 type Handler struct {
 	app *caddymodule.App
 	api http.Handler
+	log caddymodule.AccessLog
 }
 
 // CaddyModule returns the Caddy module information.
@@ -45,13 +46,15 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	h.app = app
+	h.app, h.log = app, caddymodule.NewAccessLog(ctx)
 	h.api = New(&gateway{app: h.app, log: ctx.Slogger()})
 	return nil
 }
 
 // ServeHTTP serves the management API.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
+	w, logged := h.log.Guard(w, r)
+	defer logged()
 	switch {
 	case Handles(r):
 	case strings.HasPrefix(r.URL.Path, "/v1/"):

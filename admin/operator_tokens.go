@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
@@ -98,7 +99,9 @@ func (a *api) createOperatorToken(ctx context.Context, in *createOperatorTokenIn
 		CreatedBy: billing.ActorOf(ctx).Name, CreatedAt: now,
 	}
 	var f faults
-	t.Name = checkName(&f, in.Body.Name)
+	if t.Name = checkName(&f, in.Body.Name); looksLikeBootstrapToken(t.Name) {
+		f.add("body.name", "expected another name than "+bootstrapToken+": that is the token of the configuration")
+	}
 	if in.Body.ExpiresAt.Set && !in.Body.ExpiresAt.Null {
 		t.ExpiresAt = in.Body.ExpiresAt.Value.UTC().Truncate(timeUnit)
 		if !isRecordable(t.ExpiresAt) || !t.ExpiresAt.After(now) {
@@ -112,6 +115,19 @@ func (a *api) createOperatorToken(ctx context.Context, in *createOperatorTokenIn
 		return nil, fmt.Errorf("creating an operator token: %w", err)
 	}
 	return &body[createdOperatorToken]{createdOperatorToken{Token: secret, ID: t.ID, OperatorToken: newOperatorToken(t, now)}}, nil
+}
+
+// looksLikeBootstrapToken tells whether people may take a name in the ledger, or
+// in the record of changes, for that of the configuration's token: whatever its
+// case, and what they cannot see in it.
+func looksLikeBootstrapToken(name string) bool {
+	visible := strings.Map(func(r rune) rune {
+		if invisible(r) {
+			return -1
+		}
+		return r
+	}, name)
+	return strings.EqualFold(visible, bootstrapToken)
 }
 
 func (a *api) revokeOperatorToken(ctx context.Context, in *operatorTokenInput) (*body[operatorToken], error) {

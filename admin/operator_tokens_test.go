@@ -77,3 +77,17 @@ func TestOperatorTokenInput(t *testing.T) {
 		c.do(http.MethodPost, "/v1/operator-tokens", body).want(t, http.StatusUnprocessableEntity, want)
 	}
 }
+
+// The name of the configuration's token is nobody else's: the ledger and the
+// record of changes say it.
+func TestOperatorTokensAreNotNamedLikeTheConfigurations(t *testing.T) {
+	t.Parallel()
+	c := newClient(t, newGateway(t))
+	for _, name := range []string{`admin_token`, `Admin_Token`, ` admin_token `, `admin_token\u200b`, `admin\u2060_token`, `\u00a0admin_token`} {
+		c.do(http.MethodPost, "/v1/operator-tokens", `{"name":"`+name+`"}`).
+			want(t, http.StatusUnprocessableEntity, `"location":"body.name"`, "expected another name than admin_token")
+	}
+	for _, name := range []string{`admin_token_2`, `my admin_token`, `admin token of ann`} {
+		c.do(http.MethodPost, "/v1/operator-tokens", `{"name":"`+name+`"}`).want(t, http.StatusCreated)
+	}
+}

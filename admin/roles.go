@@ -43,6 +43,10 @@ var access = map[string][]billing.Role{
 	"update-member": admins,
 	"delete-member": admins,
 
+	"list-invitations":   members,
+	"accept-invitation":  members,
+	"decline-invitation": members,
+
 	"get-usage":  members,
 	"list-audit": members,
 	"get-audit":  members,

@@ -149,7 +149,7 @@ func TestTableOfRolesIsDocumented(t *testing.T) {
 func asRole(t *testing.T, g *testGateway, role billing.Role) client {
 	t.Helper()
 	email := string(role) + "@example.com"
-	invite(t, g, otherOrg, email, role)
+	accept(t, g, invite(t, g, otherOrg, email, role), string(role))
 	issuer := g.issuer
 	token := issuer.Token(map[string]any{"sub": string(role), "email": email, "email_verified": true})
 	return newClient(t, g).with("Authorization", "Bearer "+token)

@@ -73,7 +73,7 @@ func (a *api) registerRotation(tags []string) {
 		Summary: "Give a proxy key another secret",
 		Description: "The key stays the same but for its secret and prefix. The secret that is replaced goes on working for " +
 			"overlap_seconds, then it is an invalid proxy key. With an Idempotency-Key, the answer is kept for an hour, " +
-			"or until the next rotation, encrypted under that key together with your credential.",
+			"or until the next rotation, encrypted under that key together with your credential and the gateway's configuration.",
 		Responses: map[string]*huma.Response{"200": response[createdKey](a, "OK")},
 	}), a.rotateKey)
 }
@@ -121,7 +121,7 @@ func (a *api) rotateKey(ctx context.Context, in *rotateKeyInput) (*rotatedKey, e
 		text, err := answer(k)
 		return answerRotation(k, text, err)
 	}
-	seal, err := newReplySeal(in.IdempotencyKey, callerOf(ctx).credential, k)
+	seal, err := newReplySeal(a.sealSecret(in.IdempotencyKey, callerOf(ctx).credential), k)
 	if err != nil {
 		return nil, err
 	}
@@ -159,14 +159,23 @@ func answerRotation(k billing.Key, text []byte, err error) (*rotatedKey, error) 
 }
 
 // replySeal encrypts the reply to a rotation, which holds a secret, under what
-// the store does not have: the idempotency key, of which it has a hash, and the
-// credential of the caller, who alone can ask for the reply again. Whoever reads
-// the database can do nothing with it.
+// the store does not have: the idempotency key, of which it has a hash; the
+// credential of the caller, who alone can ask for the reply again; and the
+// secrets of the gateway's configuration. The last count where the others are
+// known: an idempotency key may be in somebody's log, and the credential of who
+// signs in is what their provider calls them, which the store has.
 type replySeal struct{ aead cipher.AEAD }
 
-func newReplySeal(idempotencyKey, credential string, k billing.Key) (replySeal, error) {
-	// Neither an idempotency key nor an id has a control character.
-	secret := idempotencyKey + "\x00" + credential
+// sealSecret is what the reply to a rotation is sealed under.
+func (a *api) sealSecret(idempotencyKey, credential string) string {
+	clientSecret := ""
+	if settings := a.gateway.OIDC(); settings != nil {
+		clientSecret = settings.ClientSecret
+	}
+	return fmt.Sprintf("%q", []string{idempotencyKey, credential, a.gateway.AdminToken(), clientSecret})
+}
+
+func newReplySeal(secret string, k billing.Key) (replySeal, error) {
 	purpose := "reply to a rotation\x00" + k.OrganizationID + "\x00" + k.ID
 	key, err := hkdf.Key(sha256.New, []byte(secret), nil, purpose, 32)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
+	"github.com/caddy-llm-gateway/gateway/caddymodule"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -214,38 +215,49 @@ func TestRetriesAtTheSameTimeAreOneRotation(t *testing.T) {
 func TestSealedReplyIsOpenedByItsCallerAlone(t *testing.T) {
 	t.Parallel()
 	k := billing.Key{ID: "key_1", OrganizationID: "org_1"}
-	const text = "the reply with a secret"
-	seal := func(idempotencyKey, credential string, k billing.Key) replySeal {
-		s, err := newReplySeal(idempotencyKey, credential, k)
+	const text, credential, clientSecret = "the reply with a secret", "https://issuer\x00ann", "of the client"
+	secretOf := func(adminToken, clientSecret string) func(idempotencyKey, credential string) string {
+		a := api{gateway: &testGateway{token: adminToken, oidc: &caddymodule.OIDC{ClientSecret: clientSecret}}}
+		return a.sealSecret
+	}
+	here := secretOf(testToken, clientSecret)
+	seal := func(secret string, k billing.Key) replySeal {
+		s, err := newReplySeal(secret, k)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return s
 	}
 	answer := func(billing.Key) ([]byte, error) { return []byte(text), nil }
-	sealed, err := seal(idempotencyKey, testToken, k).sealing(answer)(k)
+	own := here(idempotencyKey, credential)
+	sealed, err := seal(own, k).sealing(answer)(k)
 	if err != nil || strings.Contains(string(sealed), "reply") {
 		t.Fatalf("sealed is %q, %v", sealed, err)
 	}
-	if got, err := seal(idempotencyKey, testToken, k).open(sealed); err != nil || string(got) != text {
-		t.Errorf("opened %q, %v", got, err)
+	node := secretOf(testToken, clientSecret)(idempotencyKey, credential)
+	if got, err := seal(node, k).open(sealed); err != nil || string(got) != text {
+		t.Errorf("another node opens %q, %v", got, err)
 	}
 	for name, other := range map[string]replySeal{
-		"another idempotency key":     seal(idempotencyKey+"x", testToken, k),
-		"another credential":          seal(idempotencyKey, testToken+"x", k),
-		"another key":                 seal(idempotencyKey, testToken, billing.Key{ID: "key_2", OrganizationID: "org_1"}),
-		"another organization":        seal(idempotencyKey, testToken, billing.Key{ID: "key_1", OrganizationID: "org_2"}),
-		"characters that change side": seal(idempotencyKey+testToken[:1], testToken[1:], k),
+		"another idempotency key":     seal(here(idempotencyKey+"x", credential), k),
+		"another credential":          seal(here(idempotencyKey, credential+"x"), k),
+		"another key":                 seal(own, billing.Key{ID: "key_2", OrganizationID: "org_1"}),
+		"another organization":        seal(own, billing.Key{ID: "key_1", OrganizationID: "org_2"}),
+		"characters that change side": seal(here(idempotencyKey+credential[:1], credential[1:]), k),
+		// What the database and a log have is not enough.
+		"another configuration": seal(secretOf("", "")(idempotencyKey, credential), k),
+		"another admin_token":   seal(secretOf("", clientSecret)(idempotencyKey, credential), k),
+		"another client_secret": seal(secretOf(testToken, "")(idempotencyKey, credential), k),
 	} {
 		if got, err := other.open(sealed); err == nil {
 			t.Errorf("%s opens %q", name, got)
 		}
 	}
 	sealed[len(sealed)-1] ^= 1
-	if _, err := seal(idempotencyKey, testToken, k).open(sealed); err == nil {
+	if _, err := seal(own, k).open(sealed); err == nil {
 		t.Error("a changed reply is opened")
 	}
-	if _, err := seal(idempotencyKey, testToken, k).open(nil); err == nil {
+	if _, err := seal(own, k).open(nil); err == nil {
 		t.Error("nothing is opened")
 	}
 }

@@ -91,7 +91,7 @@ func (a *api) resume(w http.ResponseWriter, r *http.Request, c *caller) error {
 	}
 	c.session = &s
 	err = a.recognize(r.Context(), c, s.Identity)
-	if len(c.members) == 0 && c.identity != (billing.Identity{}) {
+	if len(c.members)+len(c.invitations) == 0 && c.identity != (billing.Identity{}) {
 		if ended := a.gateway.Store().DeleteSession(r.Context(), s.ID); ended != nil {
 			return fmt.Errorf("ending the session of a former member: %w", ended)
 		}

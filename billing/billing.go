@@ -28,6 +28,8 @@ var (
 	ErrExists = errors.New("exists already")
 	// ErrLastOwner: the organization would be left without an owner.
 	ErrLastOwner = errors.New("an organization needs an owner")
+	// ErrBalanceRange: a balance would be more than Money can hold, or less.
+	ErrBalanceRange = errors.New("balance out of range")
 	// ErrInvalid: a settlement cannot be booked, now or ever.
 	ErrInvalid = errors.New("settlement cannot be booked")
 	// ErrTooManySecrets: MaxPreviousSecrets of the key still work.

@@ -80,8 +80,16 @@ type Members interface {
 	// keys they own stay.
 	DeleteMember(ctx context.Context, org, id string, check func(Member) error) error
 	// Memberships returns the members that an identity is, by organization.
-	// Invitations to its e-mail address are accepted first, as of the given time,
-	// but for those to organizations that it is a member of: each member is one
-	// identity, for good, and each identity one member of an organization.
-	Memberships(ctx context.Context, who Identity, at time.Time) ([]Member, error)
+	Memberships(ctx context.Context, who Identity) ([]Member, error)
+	// Invitations returns those who are invited by the identity's e-mail address
+	// and have not joined, by organization, whose id a page is After: none without
+	// an address.
+	Invitations(ctx context.Context, who Identity, page Page) ([]Member, error)
+	// AcceptInvitation makes an identity the member that its e-mail address is
+	// invited to be, for good, or is ErrNotFound. ErrExists says that it is
+	// another member of that organization already: it is one at most.
+	AcceptInvitation(ctx context.Context, who Identity, id string, at time.Time) (Member, error)
+	// DeclineInvitation removes an invitation to the identity's e-mail address, or
+	// is ErrNotFound.
+	DeclineInvitation(ctx context.Context, who Identity, id string) error
 }

@@ -176,7 +176,8 @@ type Ledger interface {
 	Post(ctx context.Context, node string, batch []Settlement) (conflicts []string, err error)
 	// Append adds an entry other than a usage_debit and returns it with its
 	// balance. The same IdempotencyKey with the same content returns the
-	// first entry again; with other content, ErrConflict.
+	// first entry again, whatever the balance is now; with other content,
+	// ErrConflict. ErrBalanceRange says that the balance would not be a Money.
 	Append(ctx context.Context, e Entry) (Entry, error)
 	// Transactions returns an organization's entries in the order of the ledger,
 	// newest first unless the page says otherwise.

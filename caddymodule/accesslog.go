@@ -9,28 +9,42 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 )
 
-// accessLog writes the access log's line for requests that carry a credential
+// AccessLog writes the access log's line for requests that carry a credential
 // where Caddy does not expect one. Caddy redacts Authorization and cookies,
 // but X-Api-Key, X-Goog-Api-Key and ?key= would be written out, and proxy keys
 // that are anywhere else; and it has taken its copy of the request before any
 // handler can hide them. So for such requests Caddy's own line is left out and
 // one like it is written here.
-type accessLog struct {
+type AccessLog struct {
 	log *zap.Logger // Caddy's logger for access logs, "http.log.access"
 }
 
-// exposed are the headers that Caddy would log with a credential in them.
-var exposed = []string{"X-Api-Key", "X-Goog-Api-Key"}
+// NewAccessLog returns the access log of a handler's site.
+func NewAccessLog(ctx caddy.Context) AccessLog {
+	return AccessLog{ctx.Logger(caddyhttp.App{}).Named("log.access")}
+}
+
+// Guard returns the writer to answer a request with, and what to call when it
+// has been answered.
+func (a AccessLog) Guard(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, func()) {
+	w, logged := a.guard(w, r)
+	return w, func() { logged(nil) }
+}
+
+// exposed are the headers that Caddy would log with a credential in them. The
+// reply to a rotation, a secret, is sealed under its idempotency key.
+var exposed = []string{"X-Api-Key", "X-Goog-Api-Key", "Idempotency-Key"}
 
 // hidden are the headers that Caddy redacts itself.
 var hidden = map[string]bool{"Authorization": true, "Cookie": true, "Proxy-Authorization": true, "Set-Cookie": true}
 
 // guard returns the writer to answer with, and what to call when the request
 // has been answered, with the call that it was, if any. Both are the usual ones unless there is a line to write.
-func (a *accessLog) guard(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, func(*call)) {
+func (a AccessLog) guard(w http.ResponseWriter, r *http.Request) (http.ResponseWriter, func(*call)) {
 	server, _ := r.Context().Value(caddyhttp.ServerCtxKey).(*caddyhttp.Server)
 	if server == nil || server.Logs == nil || server.Logs.ShouldLogCredentials || !exposesCredential(r) {
 		return w, func(*call) {}

@@ -22,7 +22,7 @@ func init() {
 // next handler. It needs the app `llm_gateway`.
 type Handler struct {
 	app *App
-	log accessLog
+	log AccessLog
 }
 
 // CaddyModule returns the Caddy module information.
@@ -40,7 +40,7 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return err
 	}
 	h.app = app
-	h.log.log = ctx.Logger(caddyhttp.App{}).Named("log.access")
+	h.log = NewAccessLog(ctx)
 	return nil
 }
 

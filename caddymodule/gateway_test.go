@@ -55,6 +55,7 @@ func TestAccessLogHidesKeys(t *testing.T) {
 	n.do(t, "GET", "/openai/v1/models/"+key+"?page=2", key, "")
 	n.do(t, "GET", "/elsewhere/sk%252Dproxy-"+tail, "", "")
 	n.do(t, "POST", chat, key, hello, "Api-Key", key, "Referer", "http://localhost/?key=sk-proxy%2D"+tail, "User-Agent", key, key, "1")
+	n.do(t, "POST", "/v1/keys/key_1/rotate", "", "", "Idempotency-Key", "a-name-that-opens-a-reply")
 	if err := caddy.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -62,16 +63,16 @@ func TestAccessLogHidesKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if lines := bytes.Count(b, []byte("handled request")); lines != 12 {
-		t.Errorf("%d lines for 12 requests:\n%s", lines, b)
+	if lines := bytes.Count(b, []byte("handled request")); lines != 13 {
+		t.Errorf("%d lines for 13 requests:\n%s", lines, b)
 	}
-	for _, secret := range []string{key[len(billing.KeyPrefix):], tail, "other-credential"} {
+	for _, secret := range []string{key[len(billing.KeyPrefix):], tail, "other-credential", "opens-a-reply"} {
 		if bytes.Contains(bytes.ToLower(b), []byte(secret)) {
 			t.Errorf("%s is in the access log:\n%s", secret, b)
 		}
 	}
 	for _, want := range []string{`"uri":"` + gemini + `?alt=json&key=REDACTED"`, `"X-Goog-Api-Key":["REDACTED"]`, `"status":418`,
-		`"uri":"/openai/v1/models/REDACTED?page=2"`, `"Api-Key":["REDACTED"]`, `"User-Agent":["REDACTED"]`,
+		`"uri":"/openai/v1/models/REDACTED?page=2"`, `"Api-Key":["REDACTED"]`, `"User-Agent":["REDACTED"]`, `"Idempotency-Key":["REDACTED"]`,
 		`"uri":"` + chat + `?x=REDACTED&REDACTED&y=REDACTED"`, `"uri":"` + chat + `?a=1;key=REDACTED"`,
 	} {
 		if !bytes.Contains(b, []byte(want)) {

@@ -18,13 +18,13 @@ func TestMembers(t *testing.T) {
 		p := startPortal(t, storage, providerConfig{})
 		ids, tokens := map[string]string{}, map[string]string{}
 		for role, account := range staff {
-			ids[role] = p.invite(t, account, role)
-			tokens[role] = p.provider.issue(t, gatewayClient, account, gatewayAudience).IDToken
+			ids[role], tokens[role] = p.join(t, account, role)
 		}
 		t.Run("roles", func(t *testing.T) { p.testRoles(t, tokens) })
 		t.Run("own keys", func(t *testing.T) { p.testOwnKeys(t, tokens) })
 		t.Run("other organizations", func(t *testing.T) { p.testOtherOrganizations(t, tokens) })
 		t.Run("changed role", func(t *testing.T) { p.testChangedRole(t, ids["viewer"], tokens["viewer"]) })
+		t.Run("invitation of a stranger", func(t *testing.T) { p.testStrangersInvitation(t, tokens["viewer"]) })
 		t.Run("removed", func(t *testing.T) { p.testRemoved(t, ids, tokens) })
 	})
 }
@@ -133,6 +133,20 @@ func (p portal) testRemoved(t *testing.T, ids, tokens map[string]string) {
 	p.bearer(t, tokens["admin"], http.MethodGet, "/v1/account", "").want(t, http.StatusForbidden, "you are not a member of any organization")
 	newBrowser(t, staff["admin"]).visit(t, p.loginURL("/v1/account")).want(t, http.StatusForbidden, "ask for an invitation")
 
+	// A token joins nothing, a login does.
 	p.invite(t, staff["admin"], "viewer")
+	p.bearer(t, tokens["admin"], http.MethodGet, "/v1/account", "").want(t, http.StatusForbidden, "invited to "+acme)
+	p.logIn(t, staff["admin"])
 	p.bearer(t, tokens["admin"], http.MethodGet, "/v1/account", "").want(t, http.StatusOK, `"role":"viewer"`)
+}
+
+// testStrangersInvitation checks that another organization's invitation changes
+// nothing for a member, until they accept it.
+func (p portal) testStrangersInvitation(t *testing.T, token string) {
+	id := p.as("default").invite(t, staff["viewer"], "owner")
+	p.logIn(t, staff["viewer"])
+	p.bearer(t, token, http.MethodGet, "/v1/account", "").want(t, http.StatusOK, `"role":"viewer"`)
+	p.bearer(t, token, http.MethodGet, "/v1/invitations", "").want(t, http.StatusOK, `"id":"default"`)
+	p.bearer(t, token, http.MethodPost, "/v1/invitations/"+id+"/accept", "").want(t, http.StatusOK, `"role":"owner"`)
+	p.bearer(t, token, http.MethodGet, "/v1/account", "").want(t, http.StatusBadRequest, "name one in the X-Organization header")
 }

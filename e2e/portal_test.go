@@ -93,6 +93,15 @@ func (p portal) askWith(t *testing.T, session string) page {
 	return p.ask(t, http.MethodGet, "/v1/account", "", map[string]string{"Cookie": sessionCookie + "=" + session})
 }
 
+// join invites a person, who accepts, and returns the member's id and a token.
+func (p portal) join(t *testing.T, account, role string) (memberID, token string) {
+	t.Helper()
+	memberID = p.invite(t, account, role)
+	token = p.provider.issue(t, gatewayClient, account, gatewayAudience).IDToken
+	p.bearer(t, token, http.MethodPost, "/v1/invitations/"+memberID+"/accept", "").want(t, http.StatusOK, `"status":"joined"`)
+	return memberID, token
+}
+
 // bearer asks with a token, from an address of its own.
 func (p portal) bearer(t *testing.T, token, method, path, body string) page {
 	t.Helper()

@@ -28,10 +28,10 @@ func TestReference(t *testing.T) {
 		provider := startIdentityProvider(t, providerConfig{})
 		w := newWorld(t, storage, provider.block(""))
 		w.buyCredits(t, "large")
-		w.invite(t, "sub-olga", "owner")
+		token := provider.issue(t, gatewayClient, "sub-olga", gatewayAudience).IDToken
 		env := []string{
 			"GATEWAY=" + serve(t, w.watched(t)), "GATEWAY_ADMIN_TOKEN=" + adminToken, "AUTH=Authorization: Bearer " + adminToken,
-			"ID_TOKEN=" + provider.issue(t, gatewayClient, "sub-olga", gatewayAudience).IDToken,
+			"ID_TOKEN=" + token,
 		}
 		for _, s := range sections {
 			t.Run(s.route, func(t *testing.T) {
@@ -113,10 +113,19 @@ func (w *world) examples(t *testing.T) []string {
 	invitation := map[string]string{"email": strings.ToLower(rand.Text()) + "@example.com", "role": "viewer"}
 	w.must(t, http.MethodPost, "/v1/members", invitation, &member)
 	return []string{
+		"INVITATION_ID=" + w.inviteElsewhere(t, "sub-olga"),
 		"KEY_ID=" + w.createKey(t, "example", nil).ID,
 		"REQUEST_ID=" + requestID,
 		"MEMBER_ID=" + member.ID,
 	}
+}
+
+// inviteElsewhere invites a person to an organization of their own.
+func (w *world) inviteElsewhere(t *testing.T, account string) (invitationID string) {
+	t.Helper()
+	id := strings.ToLower(rand.Text())
+	w.must(t, http.MethodPost, "/v1/organizations", map[string]string{"id": id, "name": "Example"}, nil)
+	return w.as(id).invite(t, account, "owner")
 }
 
 // shortened are pairs of an id as the commands show it and one that is there.

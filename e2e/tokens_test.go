@@ -10,7 +10,7 @@ import (
 func TestTokens(t *testing.T) {
 	t.Parallel()
 	p := startPortal(t, "", providerConfig{})
-	p.invite(t, "sub-vera", "viewer")
+	p.join(t, "sub-vera", "viewer")
 	elsewhere := startIdentityProvider(t, providerConfig{gateway: p.url})
 	good := p.provider.issue(t, gatewayClient, "sub-vera", gatewayAudience)
 	for name, token := range map[string]string{

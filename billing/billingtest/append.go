@@ -14,6 +14,7 @@ func testAppend(t *testing.T, open Open) {
 	cases(t, open, map[string]func(*testing.T, billing.Store){
 		"all fields are kept":                  keepsAllFieldsOfEntries,
 		"the same again returns the first":     replaysAppend,
+		"a balance stays in its range":         keepsBalanceInRange,
 		"every type moves balance and credits": appendsTypes,
 		"what is no entry is refused":          refusesEntries,
 		"entries are listed page by page":      listsEntries,
@@ -28,6 +29,22 @@ func testAppend(t *testing.T, open Open) {
 			equal(t, "balances", []billing.Money{balanceOf(t, s, org), balanceOf(t, s, other)}, []billing.Money{usd, 2 * usd})
 		},
 	})
+}
+
+func keepsBalanceInRange(t *testing.T, s billing.Store) {
+	for in, amount := range map[string]billing.Money{org: math.MaxInt64, other: math.MinInt64} {
+		e := purchase(amount, "most")
+		e.OrganizationID, e.Type = in, billing.Adjustment
+		first, err := s.Append(t.Context(), e)
+		check(t, err)
+		again, err := s.Append(t.Context(), e)
+		check(t, err)
+		equal(t, "repeated entry", again, first)
+		e.IdempotencyKey, e.Amount = "more", amount/math.MaxInt32
+		_, err = s.Append(t.Context(), e)
+		equal(t, "error of more", err, billing.ErrBalanceRange)
+		equal(t, "balance", balanceOf(t, s, in), amount)
+	}
 }
 
 func keepsAllFieldsOfEntries(t *testing.T, s billing.Store) {

@@ -1,9 +1,11 @@
 package billingtest
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,9 +14,29 @@ import (
 
 func memberships(t *testing.T, s billing.Store, who billing.Identity) []billing.Member {
 	t.Helper()
-	members, err := s.Memberships(t.Context(), who, noon.Add(time.Minute))
+	members, err := s.Memberships(t.Context(), who)
 	check(t, err)
 	return members
+}
+
+func invitations(t *testing.T, s billing.Store, who billing.Identity) []billing.Member {
+	t.Helper()
+	members, err := s.Invitations(t.Context(), who, billing.Page{})
+	check(t, err)
+	return members
+}
+
+func accept(t *testing.T, s billing.Store, who billing.Identity, id string) billing.Member {
+	t.Helper()
+	m, err := s.AcceptInvitation(t.Context(), who, id, noon.Add(time.Minute))
+	check(t, err)
+	return m
+}
+
+func acceptError(t *testing.T, s billing.Store, who billing.Identity, id string) error {
+	t.Helper()
+	_, err := s.AcceptInvitation(t.Context(), who, id, noon)
+	return err
 }
 
 func identity(subject, email string) billing.Identity {
@@ -25,48 +47,83 @@ func acceptsInvitations(t *testing.T, s billing.Store) {
 	a, b := invited("mem_a", org, "Ann@example.com", billing.RoleAdmin), invited("mem_b", other, "ann@example.com", billing.RoleViewer)
 	a.Name = ""
 	createMembers(t, s, b, a, invited("mem_c", org, "bob@example.com", billing.RoleOwner))
+	a.Email = "ann@example.com"
 	who := identity("ann", "")
-	equal(t, "without a verified address", memberships(t, s, who), nil)
+	equal(t, "invitations without a verified address", invitations(t, s, who), nil)
+	equal(t, "error without a verified address", acceptError(t, s, who, a.ID), billing.ErrNotFound)
 	who.Email = "ANN@EXAMPLE.COM"
-	for _, m := range []*billing.Member{&a, &b} {
-		m.Email, m.Issuer, m.Subject, m.JoinedAt = "ann@example.com", who.Issuer, who.Subject, noon.Add(time.Minute)
+	equal(t, "invitations", invitations(t, s, who), []billing.Member{a, b})
+	equal(t, "pages", pages(t, 1, func(page billing.Page) ([]billing.Member, error) {
+		return s.Invitations(t.Context(), who, page)
+	}, func(m billing.Member) string { return m.OrganizationID }), []string{org, other})
+	equal(t, "memberships of one who is invited", memberships(t, s, who), nil)
+	for _, id := range []string{"mem_c", "mem_x", ""} {
+		equal(t, "error of invitation "+id, acceptError(t, s, who, id), billing.ErrNotFound)
 	}
-	a.Name = who.Name
-	equal(t, "memberships", memberships(t, s, who), []billing.Member{a, b})
-	equal(t, "stored", []billing.Member{member(t, s, org, a.ID), member(t, s, other, b.ID)}, []billing.Member{a, b})
 
-	again, err := s.Memberships(t.Context(), billing.Identity{Issuer: who.Issuer, Subject: who.Subject, Email: "ann@elsewhere.com"}, noon.AddDate(0, 0, 1))
-	check(t, err)
-	equal(t, "later, by another address", again, []billing.Member{a, b})
+	a.Name, a.Issuer, a.Subject, a.JoinedAt = who.Name, who.Issuer, who.Subject, noon.Add(time.Minute)
+	equal(t, "answer", accept(t, s, who, a.ID), a)
+	equal(t, "stored", member(t, s, org, a.ID), a)
+	equal(t, "invitations after one is accepted", invitations(t, s, who), []billing.Member{b})
+	equal(t, "memberships after one is accepted", memberships(t, s, who), []billing.Member{a})
+	equal(t, "error of another time", acceptError(t, s, who, a.ID), billing.ErrNotFound)
+	b.Issuer, b.Subject, b.JoinedAt = who.Issuer, who.Subject, noon.Add(time.Minute)
+	equal(t, "second answer", accept(t, s, who, b.ID), b)
+
+	later := billing.Identity{Issuer: who.Issuer, Subject: who.Subject, Email: "ann@elsewhere.com"}
+	equal(t, "memberships by another address", memberships(t, s, later), []billing.Member{a, b})
 	equal(t, "invitation of another", member(t, s, org, "mem_c").Subject, "")
+}
+
+func declinesInvitations(t *testing.T, s billing.Store) {
+	createMembers(t, s, invited("mem_a", org, "ann@example.com", billing.RoleOwner), invited("mem_b", other, "ann@example.com", billing.RoleViewer),
+		joined("mem_c", org, billing.RoleOwner))
+	who := identity("ann", "Ann@example.com")
+	for name, x := range map[string]struct {
+		who billing.Identity
+		id  string
+	}{
+		"of another":                 {identity("eve", "eve@example.com"), "mem_a"},
+		"without a verified address": {identity("ann", ""), "mem_a"},
+		"of one who has joined":      {identity("subject of mem_c", "mem_c@example.com"), "mem_c"},
+		"that is not there":          {who, "mem_x"},
+	} {
+		equal(t, "error of an invitation "+name, s.DeclineInvitation(t.Context(), x.who, x.id), billing.ErrNotFound)
+	}
+	check(t, s.DeclineInvitation(t.Context(), who, "mem_a"))
+	_, err := s.Member(t.Context(), org, "mem_a")
+	equal(t, "error after", err, billing.ErrNotFound)
+	equal(t, "error of another time", s.DeclineInvitation(t.Context(), who, "mem_a"), billing.ErrNotFound)
+	equal(t, "error of an acceptance", acceptError(t, s, who, "mem_a"), billing.ErrNotFound)
+	equal(t, "invitations that are left", len(invitations(t, s, who)), 1)
+	createMembers(t, s, invited("mem_d", org, "ann@example.com", billing.RoleOwner)) // they may ask again
 }
 
 func keepsIdentities(t *testing.T, s billing.Store) {
 	createMembers(t, s, invited("mem_a", org, "ann@example.com", billing.RoleOwner))
-	equal(t, "first", len(memberships(t, s, identity("ann", "ann@example.com"))), 1)
-	before := member(t, s, org, "mem_a")
+	before := accept(t, s, identity("ann", "ann@example.com"), "mem_a")
 	for _, who := range []billing.Identity{
 		identity("eve", "ann@example.com"),
 		{Issuer: "https://other", Subject: "ann", Email: "ann@example.com"},
 		{Issuer: "https://issuer", Subject: "ANN", Email: "ann@example.com"},
 	} {
 		equal(t, "memberships of another identity", memberships(t, s, who), nil)
+		equal(t, "invitations of another identity", invitations(t, s, who), nil)
+		equal(t, "error of another identity", acceptError(t, s, who, "mem_a"), billing.ErrNotFound)
 	}
 	equal(t, "member", member(t, s, org, "mem_a"), before)
 }
 
 func keepsMembersSingle(t *testing.T, s billing.Store) {
 	createMembers(t, s, invited("mem_a", org, "ann@example.com", billing.RoleViewer))
-	first := memberships(t, s, identity("ann", "ann@example.com"))
+	first := accept(t, s, identity("ann", "ann@example.com"), "mem_a")
 	createMembers(t, s, invited("mem_b", org, "ann@work.com", billing.RoleOwner), invited("mem_c", other, "ann@work.com", billing.RoleViewer))
-	second := memberships(t, s, identity("ann", "ann@work.com"))
-	var ids []string
-	for _, m := range second {
-		ids = append(ids, m.ID)
-	}
-	equal(t, "members", ids, []string{"mem_a", "mem_c"})
-	equal(t, "first member", second[0], first[0])
+	atWork := identity("ann", "ann@work.com")
+	equal(t, "error of a second membership", acceptError(t, s, atWork, "mem_b"), billing.ErrExists)
+	second := accept(t, s, atWork, "mem_c")
+	equal(t, "members", memberships(t, s, atWork), []billing.Member{first, second})
 	equal(t, "invitation that is left", member(t, s, org, "mem_b").Subject, "")
+	check(t, s.DeclineInvitation(t.Context(), atWork, "mem_b"))
 }
 
 func comparesAddresses(t *testing.T, s billing.Store) {
@@ -76,12 +133,12 @@ func comparesAddresses(t *testing.T, s billing.Store) {
 		createMembers(t, s, invited(fmt.Sprintf("mem_%d", i), org, email, billing.RoleOwner))
 	}
 	for _, email := range []string{"\u212A@example.com", "i@example.com", "i̇@example.com", "änne@example.com", "a@exämple.com", "ÄNNE@example.com "} {
-		equal(t, "memberships by "+email, memberships(t, s, identity("eve", email)), nil)
+		equal(t, "invitations of "+email, invitations(t, s, identity("eve", email)), nil)
 	}
 	for i, email := range []string{"k@EXAMPLE.com", "İ@EXAMPLE.com", "Änne@example.com", "A@exÄmple.COM"} {
-		found := memberships(t, s, identity("sub"+email, email))
+		found := invitations(t, s, identity("sub"+email, email))
 		if len(found) != 1 || found[0].ID != fmt.Sprintf("mem_%d", i) {
-			t.Errorf("memberships by %s: %+v", email, found)
+			t.Errorf("invitations of %s: %+v", email, found)
 		}
 	}
 }
@@ -93,63 +150,95 @@ func refusesIdentities(t *testing.T, s billing.Store) {
 		identity("a\x00", "a\uFFFD@example.com"), identity("a\xff", "a\uFFFD@example.com"),
 		identity(strings.Repeat("x", 1<<20), "a\uFFFD@example.com"),
 	} {
-		if _, err := s.Memberships(t.Context(), who, noon); err == nil {
+		if _, err := s.Memberships(t.Context(), who); err == nil {
 			t.Errorf("%.60q is an identity", who)
+		}
+		if _, err := s.Invitations(t.Context(), who, billing.Page{}); err == nil {
+			t.Errorf("%.60q is an identity who is invited", who)
+		}
+		if acceptError(t, s, who, "mem_a") == nil || s.DeclineInvitation(t.Context(), who, "mem_a") == nil {
+			t.Errorf("%.60q is an identity who answers an invitation", who)
 		}
 	}
 	for _, email := range []string{"a\xff@example.com", "a\x00@example.com", strings.Repeat("x", 1<<20), "' OR 1=1 --"} {
-		equal(t, "memberships", memberships(t, s, identity("eve", email)), nil)
+		equal(t, "invitations", invitations(t, s, identity("eve", email)), nil)
+		equal(t, "error of an acceptance", acceptError(t, s, identity("eve", email), "mem_a"), billing.ErrNotFound)
 	}
 	who := identity("ann", "a\uFFFD@example.com")
-	check(t, s.CreateMember(t.Context(), invited("mem_b", other, who.Email, billing.RoleViewer)))
-	_, err := s.UpdateMember(t.Context(), other, "mem_b", func(m *billing.Member) error { m.Name = ""; return nil })
-	check(t, err)
+	bare := invited("mem_b", other, who.Email, billing.RoleViewer)
+	bare.Name = ""
+	check(t, s.CreateMember(t.Context(), bare))
 	who.Name = strings.Repeat("ä\n\xff", 1<<18)
-	equal(t, "name", memberships(t, s, who)[1].Name, strings.Repeat("ä", 200))
+	equal(t, "name", accept(t, s, who, "mem_b").Name, strings.Repeat("ä", 200))
 }
 
 func acceptsOnce(t *testing.T, stores [nodes]billing.Store) {
 	const rounds = 20 // they seldom meet
 	for round := range rounds {
 		id, email := fmt.Sprintf("mem_%d", round), fmt.Sprintf("%d@example.com", round)
-		createMembers(t, stores[0], invited(id, org, email, billing.RoleOwner), invited(id, other, email, billing.RoleOwner))
+		createMembers(t, stores[0], invited(id, org, email, billing.RoleOwner))
 		var (
 			mu      sync.Mutex
-			winners = make(map[string][]string)
+			winners []string
 		)
 		each(func(n, worker int) {
 			who := identity(fmt.Sprintf("subject %d of %d", worker, round), email)
-			found, err := stores[n].Memberships(t.Context(), who, noon)
+			m, err := stores[n].AcceptInvitation(t.Context(), who, id, noon)
+			if errors.Is(err, billing.ErrNotFound) {
+				return
+			}
 			if err != nil {
 				t.Error(err)
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			for _, m := range found {
-				winners[m.OrganizationID] = append(winners[m.OrganizationID], m.Subject)
-			}
+			winners = append(winners, m.Subject)
 		})
-		for _, in := range []string{org, other} {
-			equal(t, "winners in "+in, winners[in], []string{member(t, stores[0], in, id).Subject})
-		}
+		equal(t, "winners", winners, []string{member(t, stores[0], org, id).Subject})
 	}
 }
 
+// joinsOnce has somebody accept, from everywhere at once, invitations by which
+// they would be several members of an organization.
 func joinsOnce(t *testing.T, stores [nodes]billing.Store) {
-	emails := []string{"a@example.com", "b@example.com", "c@example.com"}
-	for i, email := range emails {
-		for _, in := range []string{org, other} {
-			createMembers(t, stores[0], invited(fmt.Sprintf("mem_%d", i), in, email, billing.RoleOwner))
-		}
+	for worker := range nodes * workersPerNode {
+		createMembers(t, stores[0], invited(fmt.Sprintf("mem_%d", worker), org, fmt.Sprintf("%d@example.com", worker), billing.RoleOwner))
 	}
 	each(func(n, worker int) {
-		found, err := stores[n].Memberships(t.Context(), identity("ann", emails[worker%len(emails)]), noon)
-		if err != nil {
+		who := identity("ann", fmt.Sprintf("%d@example.com", worker))
+		_, err := stores[n].AcceptInvitation(t.Context(), who, fmt.Sprintf("mem_%d", worker), noon)
+		if err != nil && !errors.Is(err, billing.ErrExists) {
 			t.Error(err)
 		}
-		if len(found) != 2 || found[0].OrganizationID != org || found[1].OrganizationID != other {
-			t.Errorf("memberships %+v", found)
-		}
 	})
-	equal(t, "memberships", len(memberships(t, stores[0], identity("ann", ""))), 2)
+	equal(t, "memberships", len(memberships(t, stores[0], identity("ann", ""))), 1)
+}
+
+// answersOnce has an invitation accepted and declined at once.
+func answersOnce(t *testing.T, stores [nodes]billing.Store) {
+	const rounds = 20
+	for round := range rounds {
+		id, email := fmt.Sprintf("mem_%d", round), fmt.Sprintf("%d@example.com", round)
+		createMembers(t, stores[0], invited(id, org, email, billing.RoleOwner))
+		who := identity("subject of "+id, email)
+		var accepted, declined atomic.Int64
+		each(func(n, worker int) {
+			var err error
+			answer := &declined
+			if worker%2 == 0 {
+				answer = &accepted
+				_, err = stores[n].AcceptInvitation(t.Context(), who, id, noon)
+			} else {
+				err = stores[n].DeclineInvitation(t.Context(), who, id)
+			}
+			switch {
+			case err == nil:
+				answer.Add(1)
+			case !errors.Is(err, billing.ErrNotFound):
+				t.Error(err)
+			}
+		})
+		equal(t, "answers", accepted.Load()+declined.Load(), 1)
+		equal(t, "memberships", int64(len(memberships(t, stores[0], who))), accepted.Load())
+	}
 }

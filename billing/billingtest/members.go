@@ -29,6 +29,7 @@ func testMembers(t *testing.T, open Open) {
 		"a member is removed":                           deletesMembers,
 		"members of organizations are not each other's": keepsMembersApart,
 		"invitations are accepted by the address":       acceptsInvitations,
+		"invitations are declined by the address":       declinesInvitations,
 		"a member is one identity for good":             keepsIdentities,
 		"an identity is one member of an organization":  keepsMembersSingle,
 		"addresses are compared by their ASCII case":    comparesAddresses,
@@ -38,6 +39,7 @@ func testMembers(t *testing.T, open Open) {
 	for name, test := range map[string]func(*testing.T, [nodes]billing.Store){
 		"one of many identities accepts an invitation": acceptsOnce,
 		"an identity joins from everywhere at once":    joinsOnce,
+		"an invitation is answered once":               answersOnce,
 		"owners who leave at once leave one":           leavesOneOwner,
 		"an address is invited once from everywhere":   invitesOnce,
 	} {

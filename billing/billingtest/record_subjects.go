@@ -148,9 +148,8 @@ func recordsMembers(t *testing.T, s billing.Store) {
 	equal(t, "error of another", s.CreateMember(t.Context(), invited("mem_3", org, "bob@example.com", billing.RoleViewer)), billing.ErrExists)
 
 	who := identity("bob", "bob@example.com")
-	for range 2 { // the second finds no invitation
-		memberships(t, s, who)
-	}
+	accept(t, s, who, id)
+	equal(t, "error of another acceptance", acceptError(t, s, who, id), billing.ErrNotFound)
 	recorded(t, record(t, s, id, 2), billing.ChangeRecord{
 		Actor:  billing.Actor{Kind: billing.ActorMember, ID: id, Name: "bob@example.com"},
 		Action: "member.join", Subject: want.Subject,
@@ -173,6 +172,15 @@ func recordsMembers(t *testing.T, s billing.Store) {
 		`"joined_at":"2026-11-18T12:31:00Z","name":"Name of mem_2","role":"admin","subject":"bob"}`)
 	recorded(t, record(t, s, id, 4), want)
 	equal(t, "members", len(records(t, s, org, billing.ChangeFilter{SubjectKind: billing.SubjectMember})), 4)
+
+	check(t, s.CreateMember(by(t, ada), invited("mem_3", org, "bob@example.com", billing.RoleViewer)))
+	check(t, s.DeclineInvitation(t.Context(), who, "mem_3"))
+	recorded(t, record(t, s, "mem_3", 2), billing.ChangeRecord{
+		Actor:  billing.Actor{Kind: billing.ActorMember, ID: "mem_3", Name: "bob@example.com"},
+		Action: "member.decline", Subject: subject(billing.SubjectMember, "mem_3"),
+		Before: json.RawMessage(`{"email":"bob@example.com","invited_by":"admin_token","issuer":null,"joined_at":null,` +
+			`"name":"Name of mem_3","role":"viewer","subject":null}`),
+	})
 }
 
 func recordsTokens(t *testing.T, s billing.Store) {

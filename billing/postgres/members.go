@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -21,12 +19,16 @@ const (
 WHERE organization_id = $1 AND ($2 = '' OR id < $2) AND ($3 = '' OR role = $3)
 ORDER BY id DESC LIMIT $4`
 
-	// Both conditions have an index.
-	selectMembersOrInvited = `SELECT ` + columns.Member + ` FROM members
-WHERE issuer = $1 AND subject = $2 AND subject <> ''
-UNION ALL
-SELECT ` + columns.Member + ` FROM members WHERE email = $3 AND subject = ''
-ORDER BY organization_id`
+	selectMembersByIdentity = `SELECT ` + columns.Member + ` FROM members
+WHERE issuer = $1 AND subject = $2 AND subject <> '' ORDER BY organization_id`
+
+	selectMemberByIdentity = `SELECT 1 FROM members
+WHERE issuer = $1 AND subject = $2 AND subject <> '' AND organization_id = $3`
+
+	selectInvitations = `SELECT ` + columns.Member + ` FROM members
+WHERE email = $1 AND subject = '' AND organization_id > $2 ORDER BY organization_id LIMIT $3`
+
+	selectInvitation = `SELECT ` + columns.Member + ` FROM members WHERE email = $1 AND subject = '' AND id = $2`
 
 	insertMember = `
 INSERT INTO members (` + columns.Member + `) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
@@ -42,14 +44,9 @@ WHERE organization_id = $1 AND id = $2 AND email = $3 AND invited_by = $8 AND cr
 WHERE organization_id = $1 AND role = 'owner' AND joined_at IS NOT NULL AND id <> $2 LIMIT 1`
 
 	// An organization's members change one transaction after the other: whether an
-	// owner is the last one depends on all of them. No other lock is taken beside
-	// these, which are in order. Keys and projects go on to refer to the row.
+	// owner is the last one depends on all of them. Keys and projects go on to refer
+	// to the row.
 	lockOrganization = `SELECT 1 FROM organizations WHERE id = $1 FOR NO KEY UPDATE`
-
-	lockInviting = `
-SELECT id FROM organizations
-WHERE id IN (SELECT organization_id FROM members WHERE email = $1 AND subject = '')
-ORDER BY id FOR NO KEY UPDATE`
 )
 
 // CreateMember implements billing.Members.
@@ -175,62 +172,6 @@ func keepOwner(ctx context.Context, tx pgx.Tx, before, after billing.Member) err
 		return billing.ErrLastOwner
 	}
 	return err
-}
-
-// Memberships implements billing.Members. It writes only for those who have an
-// invitation to accept, in whatever organizations these are.
-func (s *Store) Memberships(ctx context.Context, who billing.Identity, at time.Time) ([]billing.Member, error) {
-	who, err := books.NewIdentity(who)
-	if err != nil {
-		return nil, fmt.Errorf("read memberships: %w", err)
-	}
-	found, err := membersOf(ctx, s.pool, who)
-	if err != nil {
-		return nil, fmt.Errorf("read memberships: %w", err)
-	}
-	if len(books.Join(who, found, at)) > 0 {
-		if found, err = s.join(ctx, who, at); err != nil {
-			return nil, fmt.Errorf("accept invitations: %w", err)
-		}
-	}
-	return slices.DeleteFunc(found, func(m billing.Member) bool { return m.Subject == "" }), nil
-}
-
-// join accepts what the identity is invited to, and returns its members and the
-// invitations that are left.
-func (s *Store) join(ctx context.Context, who billing.Identity, at time.Time) (found []billing.Member, err error) {
-	err = s.write(ctx, func(tx pgx.Tx) error {
-		rows, err := tx.Query(ctx, lockInviting, who.Email)
-		if err != nil {
-			return err
-		}
-		locked, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil {
-			return err
-		}
-		if found, err = membersOf(ctx, tx, who); err != nil {
-			return err
-		}
-		for _, m := range books.Join(who, found, at) {
-			// Of an organization that has invited since, the next call learns.
-			if !slices.Contains(locked, m.OrganizationID) {
-				continue
-			}
-			if _, err := tx.Exec(ctx, updateMember, memberArgs(m)...); err != nil {
-				return err
-			}
-			if err := recordChange(ctx, tx, books.MemberJoined(ctx, found, m)); err != nil {
-				return err
-			}
-		}
-		found, err = membersOf(ctx, tx, who)
-		return err
-	})
-	return found, err
-}
-
-func membersOf(ctx context.Context, db querier, who billing.Identity) ([]billing.Member, error) {
-	return list(ctx, db, columns.ScanMember, selectMembersOrInvited, who.Issuer, who.Subject, who.Email)
 }
 
 func memberArgs(m billing.Member) []any {

@@ -5,8 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
-	"time"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 	"github.com/caddy-llm-gateway/gateway/billing/internal/books"
@@ -20,12 +18,16 @@ const (
 WHERE organization_id = ?1 AND (?2 = '' OR id < ?2) AND (?3 = '' OR role = ?3)
 ORDER BY id DESC LIMIT ?4`
 
-	// Both conditions have an index.
-	selectMembersOrInvited = `SELECT ` + columns.Member + ` FROM members
-WHERE issuer = ?1 AND subject = ?2 AND subject <> ''
-UNION ALL
-SELECT ` + columns.Member + ` FROM members WHERE email = ?3 AND subject = ''
-ORDER BY organization_id`
+	selectMembersByIdentity = `SELECT ` + columns.Member + ` FROM members
+WHERE issuer = ?1 AND subject = ?2 AND subject <> '' ORDER BY organization_id`
+
+	selectMemberByIdentity = `SELECT 1 FROM members
+WHERE issuer = ?1 AND subject = ?2 AND subject <> '' AND organization_id = ?3`
+
+	selectInvitations = `SELECT ` + columns.Member + ` FROM members
+WHERE email = ?1 AND subject = '' AND organization_id > ?2 ORDER BY organization_id LIMIT ?3`
+
+	selectInvitation = `SELECT ` + columns.Member + ` FROM members WHERE email = ?1 AND subject = '' AND id = ?2`
 
 	insertMember = `
 INSERT INTO members (` + columns.Member + `) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)
@@ -153,50 +155,6 @@ func keepOwner(ctx context.Context, tx *sql.Tx, before, after billing.Member) er
 		return billing.ErrLastOwner
 	}
 	return err
-}
-
-// Memberships implements billing.Members. It writes only for those who have an
-// invitation to accept.
-func (s *Store) Memberships(ctx context.Context, who billing.Identity, at time.Time) ([]billing.Member, error) {
-	who, err := books.NewIdentity(who)
-	if err != nil {
-		return nil, fmt.Errorf("read memberships: %w", err)
-	}
-	found, err := membersOf(ctx, s.reader, who)
-	if err != nil {
-		return nil, fmt.Errorf("read memberships: %w", err)
-	}
-	if len(books.Join(who, found, at)) > 0 {
-		if found, err = s.join(ctx, who, at); err != nil {
-			return nil, fmt.Errorf("accept invitations: %w", err)
-		}
-	}
-	return slices.DeleteFunc(found, func(m billing.Member) bool { return m.Subject == "" }), nil
-}
-
-// join accepts what the identity is invited to, and returns its members and the
-// invitations that are left.
-func (s *Store) join(ctx context.Context, who billing.Identity, at time.Time) (found []billing.Member, err error) {
-	err = s.write(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		if found, err = membersOf(ctx, tx, who); err != nil {
-			return err
-		}
-		for _, m := range books.Join(who, found, at) {
-			if _, err := tx.ExecContext(ctx, updateMember, memberArgs(m)...); err != nil {
-				return err
-			}
-			if err := recordChange(ctx, tx, books.MemberJoined(ctx, found, m)); err != nil {
-				return err
-			}
-		}
-		found, err = membersOf(ctx, tx, who)
-		return err
-	})
-	return found, err
-}
-
-func membersOf(ctx context.Context, db querier, who billing.Identity) ([]billing.Member, error) {
-	return list(ctx, db, columns.ScanMember, selectMembersOrInvited, who.Issuer, who.Subject, who.Email)
 }
 
 func memberArgs(m billing.Member) []any {

@@ -145,7 +145,7 @@ func (c *Checkout) params(o billing.Order) (*stripe.CheckoutSessionParams, error
 			},
 		}},
 	}
-	grant{organization: o.OrganizationID, packageID: o.Package.ID, credits: o.Package.Credits}.write(params)
+	grant{organization: o.OrganizationID, packageID: o.Package.ID, credits: o.Package.Credits, actor: o.Actor}.write(params)
 	if o.IdempotencyKey != "" {
 		params.SetIdempotencyKey(idempotencyKey(o))
 	}

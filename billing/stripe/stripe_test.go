@@ -167,6 +167,7 @@ func TestPurchaseAsksForThePackagesPrice(t *testing.T) {
 		"metadata[llm_gateway_organization]":            {"acme"},
 		"metadata[llm_gateway_package]":                 {"team"},
 		"metadata[llm_gateway_credits_nanos]":           {"100000000000"},
+		"metadata[llm_gateway_actor]":                   {"operator"},
 	}
 	if diff := cmp.Diff([]url.Values{want}, f.form); diff != "" {
 		t.Errorf("requests (-want +got):\n%s", diff)

@@ -1,6 +1,7 @@
 package stripe
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,19 +20,32 @@ const (
 	metadataOrganization = "llm_gateway_organization"
 	metadataPackage      = "llm_gateway_package"
 	metadataCredits      = "llm_gateway_credits_nanos"
+	metadataActor        = "llm_gateway_actor"
 )
+
+// nobodyNamed is the actor of purchases whose session does not say who made it.
+const nobodyNamed = "stripe"
+
+// maxMetadata is the longest value that Stripe takes, in characters.
+const maxMetadata = 500
 
 // grant is what a payment buys.
 type grant struct {
 	organization string
 	packageID    string
 	credits      billing.Money
+	// actor is who has ordered it.
+	actor string
 }
 
 func (g grant) write(params *stripe.CheckoutSessionParams) {
 	params.AddMetadata(metadataOrganization, g.organization)
 	params.AddMetadata(metadataPackage, g.packageID)
 	params.AddMetadata(metadataCredits, strconv.FormatInt(int64(g.credits), 10))
+	if g.actor != "" {
+		name := []rune(g.actor)
+		params.AddMetadata(metadataActor, string(name[:min(len(name), maxMetadata)]))
+	}
 }
 
 func readGrant(metadata map[string]string) (grant, error) {
@@ -40,6 +54,7 @@ func readGrant(metadata map[string]string) (grant, error) {
 		organization: metadata[metadataOrganization],
 		packageID:    metadata[metadataPackage],
 		credits:      billing.Money(credits),
+		actor:        cmp.Or(metadata[metadataActor], nobodyNamed),
 	}
 	if err != nil || g.organization == "" || g.packageID == "" || g.credits <= 0 {
 		return grant{}, fmt.Errorf("metadata does not say what to grant: organization %q, package %q, credits %q",
@@ -115,7 +130,7 @@ func (p Purchaser) grant(ctx context.Context, s *stripe.CheckoutSession) error {
 		Amount:         g.credits,
 		PaymentID:      payment,
 		Reason:         "package " + g.packageID,
-		Actor:          "stripe",
+		Actor:          g.actor,
 		IdempotencyKey: "stripe:" + payment,
 	})
 	if err != nil {

@@ -64,7 +64,7 @@ func (s shop) want(t *testing.T, want ...billing.Entry) {
 
 var bought = billing.Entry{
 	OrganizationID: "acme", Type: billing.Purchase, Amount: 100e9, BalanceAfter: 100e9, PaymentID: "pi_1",
-	Reason: "package team", Actor: "stripe", IdempotencyKey: "stripe:pi_1",
+	Reason: "package team", Actor: "member:ann@example.com", IdempotencyKey: "stripe:pi_1",
 }
 
 type object = map[string]any
@@ -76,6 +76,7 @@ func paidSession() object {
 		"currency": "usd", "amount_total": 9099, "client_reference_id": "acme", "payment_intent": "pi_1",
 		"metadata": object{
 			"llm_gateway_organization": "acme", "llm_gateway_package": "team", "llm_gateway_credits_nanos": "100000000000",
+			"llm_gateway_actor": "member:ann@example.com",
 		},
 	}
 }
@@ -258,4 +259,20 @@ func TestPaymentWithOtherContentIsAConflict(t *testing.T) {
 		t.Errorf("error %v, want ErrConflict", err)
 	}
 	s.want(t, bought)
+}
+
+// Sessions of before name nobody: they are granted, and delivered again, as they were.
+func TestPaymentOfNobodyNamedIsStripes(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	session := paidSession()
+	delete(session["metadata"].(object), "llm_gateway_actor")
+	for range 2 {
+		if err := s.deliver(t, event(t, completed, session)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := bought
+	want.Actor = "stripe"
+	s.want(t, want)
 }

@@ -20,7 +20,7 @@ const (
 // caller's to show: see ExitCode.
 func Commands() []*cobra.Command {
 	return []*cobra.Command{
-		keysCommand(), organizationsCommand(), membersCommand(), creditsCommand(),
+		keysCommand(), organizationsCommand(), membersCommand(), invitationsCommand(), creditsCommand(),
 		usageCommand(), auditCommand(), tokensCommand(), changesCommand(),
 	}
 }

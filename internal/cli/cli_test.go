@@ -323,7 +323,8 @@ func TestCommandsAboutNoOrganizationNameNone(t *testing.T) {
 	t.Parallel()
 	for _, args := range [][]string{
 		{"orgs", "create", "--name", "Acme"}, {"orgs", "list"}, {"orgs", "show", "acme"}, {"orgs", "edit", "acme", "--name", "A"},
-		{"tokens", "list"}, {"tokens", "create", "--name", "a"}, {"tokens", "revoke", "a"}, {"credits", "adjust", "5", "--reason", "x"},
+		{"tokens", "list"}, {"tokens", "create", "--name", "a"}, {"tokens", "revoke", "a"}, {"invitations", "list"},
+		{"invitations", "accept", "a"}, {"invitations", "decline", "a"}, {"credits", "adjust", "5", "--reason", "x"},
 	} {
 		flags := serve(t, func(w http.ResponseWriter, r *http.Request) {
 			if org := r.Header.Get("X-Organization"); org != "" || args[0] == "credits" && r.URL.Path != "/v1/organizations/acme/adjustments" {

@@ -61,7 +61,7 @@ func get(path string, query url.Values) call {
 // isEverywhere tells whether the call is about no one organization, or names it
 // in its path: the one that --org names need not exist yet.
 func (k call) isEverywhere() bool {
-	for _, noun := range []string{"organizations", "operator-tokens"} {
+	for _, noun := range []string{"organizations", "operator-tokens", "invitations"} {
 		if all := pathOf(noun); k.path == all || strings.HasPrefix(k.path, all+"/") {
 			return true
 		}

@@ -17,6 +17,7 @@ const (
 		`"created_at":"2026-11-01T08:00:00Z","request_id":null,"payment_id":null,"reason":"typo","actor":"operator"}`
 	aRequest = `{"request_id":"req_1","created_at":"2026-11-01T08:00:00Z","provider":"openai","model":"gpt-4o-2024-08-06","key_id":"key_1",` +
 		`"key_name":"ci","status":200,"prompt_tokens":1204,"completion_tokens":11,"cost_nanos":2408000,"market_cost_nanos":3010000,"latency_ms":1250,"changes":[]}`
+	anInvitation  = `{"id":"mem_1","organization":{"id":"acme","name":"Acme"},"role":"owner","invited_by":"operator:ops","created_at":"2026-11-01T00:00:00Z"}`
 	aMember       = `{"id":"mem_1","email":"ada@acme.example","role":"admin","name":null,"joined_at":null}`
 	aToken        = `{"id":"opt_1","name":"Ada","status":"active"}`
 	anOrg         = `{"id":"acme","name":"Acme Inc.","balance_nanos":1000000000}`
@@ -83,6 +84,11 @@ var commandTests = map[string]struct {
 	"members invite": {args: []string{"members", "invite", "ada@acme.example", "--role", "admin"}, asks: `POST /v1/members {"email":"ada@acme.example","role":"admin"}`, status: 201, answer: aMember, shows: []string{"mem_1"}},
 	"members show":   {args: []string{"members", "show", "mem_1"}, asks: "GET /v1/members/mem_1", answer: aMember, shows: []string{"admin"}},
 	"members edit":   {args: []string{"members", "edit", "mem_1", "--role", "viewer"}, asks: `PATCH /v1/members/mem_1 {"role":"viewer"}`, answer: aMember, shows: []string{"mem_1"}},
+	"invitations list": {args: []string{"invitations", "list"}, asks: "GET /v1/invitations?limit=50", answer: `{"data":[` + anInvitation + `],"next_cursor":null}`,
+		shows: []string{"mem_1  acme          Acme  owner  operator:ops"}},
+	"invitations accept":  {args: []string{"invitations", "accept", "mem_1"}, asks: "POST /v1/invitations/mem_1/accept", answer: aMember, shows: []string{"ada@acme.example"}},
+	"invitations decline": {args: []string{"invitations", "decline", "mem_1"}, asks: "POST /v1/invitations/mem_1/decline", status: 204, shows: []string{"Declined mem_1"}},
+
 	"members remove": {args: []string{"members", "remove", "mem_1"}, asks: "DELETE /v1/members/mem_1", status: 204, shows: []string{"Removed mem_1"}},
 	"credits balance": {
 		args: []string{"credits", "balance", "--org", "acme"}, asks: "GET /v1/account",

@@ -75,8 +75,9 @@ func inviteMemberCommand(s *settings) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "invite <email> --role ROLE",
 		Short: "Invites somebody by e-mail address",
-		Long: `Invites the person with an e-mail address. No mail is sent: who logs in with
-that address, verified by the identity provider, has joined.`,
+		Long: `Invites the person with an e-mail address. No mail is sent: who has that
+address, verified by the identity provider, accepts or declines. A first login
+in a browser accepts the only invitation of somebody.`,
 		Example: "  caddy llm-gateway members invite ada@acme.example --role developer",
 		Args:    exactly("email"),
 	}

@@ -77,7 +77,7 @@ func createOrganizationCommand(s *settings) *cobra.Command {
 		Use:   "create --name NAME [flags]",
 		Short: "Creates an organization",
 		Long: `Creates an organization, without credits and keys. With --owner-email its owner
-is invited: who logs in with that verified address becomes it.`,
+is invited: who accepts with that verified address becomes it.`,
 		Example: `  caddy llm-gateway orgs create --id acme --name 'Acme Inc.' --owner-email ada@acme.example
   export GATEWAY_ORG=acme`,
 		Args: exactly(),

@@ -2,7 +2,6 @@ package books
 
 import (
 	"context"
-	"slices"
 
 	"github.com/caddy-llm-gateway/gateway/billing"
 )
@@ -34,15 +33,22 @@ func MemberUpdated(ctx context.Context, before, after billing.Member) *billing.C
 	return NewChange(ctx, "member.update", subjectOfMember(after), MemberFields(before), MemberFields(after))
 }
 
-// MemberJoined records that a member, one of those found, has accepted an
-// invitation: the member did so, who was nobody before.
-func MemberJoined(ctx context.Context, found []billing.Member, m billing.Member) *billing.ChangeRecord {
-	invited := slices.IndexFunc(found, func(f billing.Member) bool {
-		return f.OrganizationID == m.OrganizationID && f.ID == m.ID
-	})
+// MemberJoined records that a member has accepted an invitation.
+func MemberJoined(ctx context.Context, invited, m billing.Member) *billing.ChangeRecord {
+	return NewChange(byInvited(ctx, m), "member.join", subjectOfMember(m), MemberFields(invited), MemberFields(m))
+}
+
+// MemberDeclined records that an invitation was declined.
+func MemberDeclined(ctx context.Context, m billing.Member) *billing.ChangeRecord {
+	return NewChange(byInvited(ctx, m), "member.decline", subjectOfMember(m), MemberFields(m), nil)
+}
+
+// byInvited returns a context in which changes are those of who is invited, and
+// was nobody before.
+func byInvited(ctx context.Context, m billing.Member) context.Context {
 	actor := billing.ActorOf(ctx)
 	actor.Kind, actor.ID, actor.Name = billing.ActorMember, m.ID, m.Email
-	return NewChange(billing.WithActor(ctx, actor), "member.join", subjectOfMember(m), MemberFields(found[invited]), MemberFields(m))
+	return billing.WithActor(ctx, actor)
 }
 
 // MemberDeleted records that a member is none any more.

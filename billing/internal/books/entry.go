@@ -88,7 +88,7 @@ func (l Line) Repeats(first Line) error {
 
 func (a Account) add(amount billing.Money) (Account, error) {
 	if overflows(a.Balance, amount) {
-		return Account{}, fmt.Errorf("balance %d and amount %d overflow", a.Balance, amount)
+		return Account{}, fmt.Errorf("%w: %d and %d more", billing.ErrBalanceRange, a.Balance, amount)
 	}
 	return Account{Balance: a.Balance + amount, Entries: a.Entries + 1}, nil
 }

@@ -89,22 +89,11 @@ func printable(r rune) rune {
 	return r
 }
 
-// Join returns the members that an identity becomes by accepting invitations,
-// out of those that are invited or the identity already. Who is a member of an
-// organization accepts no other invitation to it.
-func Join(who billing.Identity, found []billing.Member, at time.Time) []billing.Member {
-	var joined []billing.Member
-	for _, m := range found {
-		if m.Subject != "" || slices.ContainsFunc(found, func(o billing.Member) bool {
-			return o.Subject != "" && o.OrganizationID == m.OrganizationID
-		}) {
-			continue
-		}
-		m.Issuer, m.Subject, m.JoinedAt = who.Issuer, who.Subject, Time(at)
-		if m.Name == "" {
-			m.Name = who.Name
-		}
-		joined = append(joined, m)
+// Join returns the member that an identity becomes by accepting an invitation.
+func Join(who billing.Identity, m billing.Member, at time.Time) billing.Member {
+	m.Issuer, m.Subject, m.JoinedAt = who.Issuer, who.Subject, Time(at)
+	if m.Name == "" {
+		m.Name = who.Name
 	}
-	return joined
+	return m
 }
