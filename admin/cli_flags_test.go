@@ -25,6 +25,7 @@ var commandOf = map[string]string{
 	"export-changes":       "changes export",
 	"list-members":         "members list",
 	"list-organizations":   "orgs list",
+	"list-invitations":     "invitations list",
 	"list-operator-tokens": "tokens list",
 }
 

@@ -69,6 +69,7 @@ func TestSlowBodyOfAFormerOwner(t *testing.T) {
 	bob := invite(t, g, otherOrg, "bob@example.com", billing.RoleOwner)
 	token := issuer.Token(map[string]any{"sub": "bob", "email": "bob@example.com"})
 	c := newClient(t, g)
+	joinBy(t, g, bob, bearer(token))
 	c.with("Authorization", "Bearer "+token).do(http.MethodGet, "/v1/account", "").want(t, http.StatusOK, `"owner"`)
 	operator := c.with(organizationHeader, otherOrg)
 	s := newSlowGateway(t, g)
@@ -144,7 +145,9 @@ func TestExportBreaksOffWhenItsReaderMayReadNoMore(t *testing.T) {
 	operator := newClient(t, g).with(organizationHeader, otherOrg)
 	member := func(name string, role billing.Role) (m billing.Member, credential [2]string) {
 		email := name + "@example.com"
-		return invite(t, g, otherOrg, email, role), bearer(issuer.Token(map[string]any{"sub": name, "email": email}))
+		m, credential = invite(t, g, otherOrg, email, role), bearer(issuer.Token(map[string]any{"sub": name, "email": email}))
+		joinBy(t, g, m, credential)
+		return m, credential
 	}
 	bob, bobs := member("bob", billing.RoleViewer)
 	eve, eves := member("eve", billing.RoleAdmin)
@@ -207,6 +210,13 @@ func TestExportKeepsItsSession(t *testing.T) {
 	if _, err := s.export(t, b.credential(), func() { s.later.Add(int64(billing.SessionLifetime)) }); err == nil {
 		t.Error("goes on after the end of the session")
 	}
+}
+
+// joinBy accepts an invitation.
+func joinBy(t *testing.T, g *testGateway, m billing.Member, credential [2]string) {
+	t.Helper()
+	newClient(t, g).with(credential[0], credential[1]).
+		do(http.MethodPost, invitationsPath+"/"+m.ID+"/accept", "").want(t, http.StatusOK)
 }
 
 func bearer(token string) [2]string { return [2]string{"Authorization", "Bearer " + token} }
