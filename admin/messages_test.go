@@ -52,10 +52,10 @@ func TestWhatOnlyTheOperatorMay(t *testing.T) {
 	t.Parallel()
 	g, issuer := signOn(t)
 	for who, role := range map[string]billing.Role{"dev": billing.RoleDeveloper, "adm": billing.RoleAdmin} {
-		invite(t, g, otherOrg, who+"@example.com", role)
-		c := newClient(t, g).with("Authorization", "Bearer "+issuer.Token(map[string]any{
-			"sub": who, "email": who + "@example.com", "email_verified": true,
-		}))
+		m := invite(t, g, otherOrg, who+"@example.com", role)
+		credential := bearer(issuer.Token(map[string]any{"sub": who, "email": who + "@example.com", "email_verified": true}))
+		joinBy(t, g, m, credential)
+		c := newClient(t, g).with(credential[0], credential[1])
 		c.do(http.MethodPost, "/v1/organizations/"+otherOrg+"/adjustments", `{"amount_dollars":1,"reason":"x"}`).
 			want(t, http.StatusForbidden, "only the operator of the gateway may")
 	}
