@@ -111,8 +111,7 @@ Ctrl-C; the books stay in the data directory.`,
 		Example: "  caddy llm-gateway demo --listen 127.0.0.1:8080 --data ./data",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			code, err := d.run()
-			return exitWith(cmd, code, err)
+			return exitWith(cmd, caddy.ExitCodeFailedStartup, d.run())
 		},
 	}
 	cmd.Flags().StringVar(&d.listen, "listen", "127.0.0.1:8080", "address of the gateway")
@@ -129,14 +128,14 @@ type demo struct {
 //go:embed demo.caddyfile
 var demoCaddyfile []byte
 
-func (d *demo) run() (int, error) {
+func (d *demo) run() error {
 	caddy.TrapSignals()
 	if err := d.start(); err != nil {
-		return caddy.ExitCodeFailedStartup, err
+		return err
 	}
 	key, err := d.setUp()
 	if err != nil {
-		return caddy.ExitCodeFailedStartup, fmt.Errorf("set up the demo: %w", err)
+		return fmt.Errorf("set up the demo: %w", err)
 	}
 	d.print(os.Stdout, key)
 	select {} // until a signal ends the process

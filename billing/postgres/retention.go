@@ -127,7 +127,10 @@ func (s *Store) DropRequests(ctx context.Context, before time.Time) (dropped int
 		return 0, err
 	}
 	// The server may notice the end of the connection only a moment later.
-	defer conn.Exec(context.WithoutCancel(ctx), unlockRetention, retentionLock)
+	defer func() {
+		_, unlocked := conn.Exec(context.WithoutCancel(ctx), unlockRetention, retentionLock)
+		err = errors.Join(err, unlocked)
+	}()
 	old, err := list(ctx, s.pool, scanPartition, selectOldPartitions, before, billing.MinRetention.Seconds())
 	if err != nil {
 		return 0, fmt.Errorf("list old partitions: %w", err)
