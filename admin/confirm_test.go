@@ -145,7 +145,9 @@ func TestExportBreaksOffWhenItsReaderMayReadNoMore(t *testing.T) {
 	operator := newClient(t, g).with(organizationHeader, otherOrg)
 	member := func(name string, role billing.Role) (m billing.Member, credential [2]string) {
 		email := name + "@example.com"
-		m, credential = invite(t, g, otherOrg, email, role), bearer(issuer.Token(map[string]any{"sub": name, "email": email}))
+		m, credential = invite(t, g, otherOrg, email, role), bearer(issuer.Token(map[string]any{
+			"sub": name, "email": email, "exp": time.Now().Add(time.Hour).Unix(),
+		}))
 		joinBy(t, g, m, credential)
 		return m, credential
 	}
@@ -168,10 +170,10 @@ func TestExportBreaksOffWhenItsReaderMayReadNoMore(t *testing.T) {
 		"may see less": {eves, func(*slowGateway) {
 			operator.do(http.MethodPatch, "/v1/members/"+eve.ID, `{"role":"developer"}`).want(t, http.StatusOK)
 		}, false},
-		"bearer token, in time": {zoes, func(s *slowGateway) { later(s, 4*time.Minute) }, true},
-		"bearer token, expired": {zoes, func(s *slowGateway) { later(s, 7*time.Minute) }, false},
-		"operator, in time":     {bearer(temporary.Token), func(s *slowGateway) { later(s, 50*time.Minute) }, true},
-		"operator, expired":     {bearer(temporary.Token), func(s *slowGateway) { later(s, time.Hour) }, false},
+		"bearer token, in time": {zoes, func(s *slowGateway) { later(s, 30*time.Minute) }, true},
+		"bearer token, expired": {zoes, func(s *slowGateway) { later(s, 2*time.Hour) }, false},
+		"operator, in time":     {bearer(temporary.Token), func(s *slowGateway) { later(s, 30*time.Minute) }, true},
+		"operator, expired":     {bearer(temporary.Token), func(s *slowGateway) { later(s, 2*time.Hour) }, false},
 		"logged out": {ended.credential(), func(*slowGateway) {
 			ended.do(http.MethodPost, logoutPath, "").want(t, http.StatusOK)
 		}, false},
