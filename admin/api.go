@@ -149,7 +149,7 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		a.answer(w, r)
 		return
 	}
-	shown := &pageWriter{ResponseWriter: w}
+	shown := &pageWriter{ResponseWriter: w, status: http.StatusOK}
 	a.answer(shown, r)
 	if err := shown.send(); err != nil {
 		a.gateway.Logger().Debug("writing a page", "error", err)

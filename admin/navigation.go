@@ -55,9 +55,7 @@ func (w *pageWriter) send() error {
 	header.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'")
 	header.Set("Referrer-Policy", "no-referrer")
 	header.Del("Content-Length")
-	if w.status != 0 {
-		w.ResponseWriter.WriteHeader(w.status)
-	}
+	w.ResponseWriter.WriteHeader(w.status)
 	var text bytes.Buffer
 	if err := loginPage.Execute(&text, content); err != nil {
 		return err
