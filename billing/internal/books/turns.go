@@ -7,7 +7,7 @@ import (
 
 // Turns bounds how many reports are read at once, each of which may take as
 // long as an organization's history is. The connections that are left are for
-// what requests wait for. An organization has half of the turns at most, so
+// what requests wait for. Of several turns an organization has half at most, so
 // that there is always one for another.
 type Turns struct {
 	all   chan struct{}

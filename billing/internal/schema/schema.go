@@ -5,6 +5,7 @@ package schema
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"io/fs"
 
@@ -37,6 +38,9 @@ func Known(migrations fs.FS) (int64, error) {
 	files, err := fs.Glob(migrations, folder+"/*.sql")
 	if err != nil {
 		return 0, fmt.Errorf("read migrations: %w", err)
+	}
+	if len(files) == 0 {
+		return 0, errors.New("read migrations: there are none")
 	}
 	known, err := goose.NumericComponent(files[len(files)-1])
 	if err != nil {
